@@ -1,0 +1,533 @@
+"""Runs of rows as columns: the one codec for journal frames and blocks (then LZMA) and for messages (then lz4).
+
+A head holds everything but the bodies, column by column, so that equal and slowly growing values cost next to
+nothing after compression; the bodies follow as one stream in row order. A row that is more than one plain leaf
+(conflicts, ancestry, a stale body) carries the rest in `extra`. Pure: no file, no clock. Byte tables:
+docs/FORMAT.md, "Head". Bytes that are not a valid batch raise ValueError and nothing else; the callers say whose
+fault it is (StorageCorrupt, PeerError).
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, compress, repeat
+from operator import sub
+from typing import Any, NamedTuple
+
+import lz4.block
+import msgpack
+
+from mynosql.revision import pack_leaves, unpack_leaves
+from mynosql.row import DIGEST_BYTES, Entry, Leaf, Leaves, Row, StaleBody
+
+FLAG_DELETED = 1
+FLAG_OWED = 2
+FLAG_STRAY = 4
+FLAG_BODY = 8
+"""The winner's body is in the stream."""
+FLAG_EXTRA = 16
+"""The row's whole leaf set, the mask of carried bodies and the stale leaf stand in `extra`."""
+FLAGS_ALL = 31
+
+_SINGLE = 1
+_COLUMNS = 2
+_WIRE_STORED = 1
+_WIRE_LZ4 = 2
+
+ROWS_MAX = 1 << 20
+"""Rows in one head; a row costs some 600 bytes of memory once unpacked."""
+ID_BYTES_MAX = 4096
+"""No id key is longer on any version (idkey.ID_KEY_BYTES_MAX is what we accept from a caller today)."""
+GENERATION_MAX = 1 << 31
+SIZE_MAX = 1 << 28
+"""Bytes of one packed body (codec.BODY_BYTES_MAX)."""
+TRANSPOSE_ROWS_MIN = 8
+"""Fewer ids than this are not worth a slice per byte position."""
+LZ4_EXPANSION_MAX = 255
+"""An lz4 block cannot unpack to more than this many times its length: a larger claim is a lie."""
+
+_SINGLE_HEAD = struct.Struct("<BBHIQQIQ8s")
+_COLUMNS_HEAD = struct.Struct("<BI")
+_U32 = struct.Struct("<I")
+_WIRE_HEAD = struct.Struct("<BI")
+_ITEM = {1: ("B", 1), 2: ("H", 2), 3: ("I", 4), 4: ("I", 4), 5: ("Q", 8), 6: ("Q", 8), 7: ("Q", 8), 8: ("Q", 8)}
+_DELTA = 16
+_U64 = 1 << 64
+
+_new_leaf = partial(tuple.__new__, Leaf)
+_new_row = partial(tuple.__new__, Row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireLimits:
+    """What one batch from another node may cost before a byte of it is unpacked."""
+
+    raw_bytes_max: int = 16 << 20
+    """Bytes after decompression; a batch of bodies is a megabyte or so, large bodies travel in pieces."""
+    rows_max: int = 1 << 16
+
+
+class Span(NamedTuple):
+    """Where one body lies in the stream of bodies."""
+
+    offset: int
+    length: int
+
+
+class _Extra(NamedTuple):
+    leaves: Leaves
+    held: int
+    stale: Leaf | None
+
+    def body_bytes(self) -> int:
+        carried = sum(leaf.size for i, leaf in enumerate(self.leaves) if self.held >> i & 1)
+        return carried + (self.stale.size if self.stale else 0)
+
+
+# Packing
+
+
+def pack_head(rows: Sequence[Row]) -> bytes:
+    """Everything of the rows but their bodies; unpack_head reads it. Not compressed."""
+    return _pack_head(rows, FLAGS_ALL)
+
+
+def pack_bodies(rows: Sequence[Row]) -> bytes:
+    """The bodies that the rows carry, in row order, in a row by leaf, its stale body last."""
+    parts: list[bytes] = []
+    for row in rows:
+        parts += [body for body in row[2] if body is not None]
+        if row[6] is not None:
+            parts.append(row[6][1])
+    return b"".join(parts)
+
+
+def pack_wire(rows: Sequence[Row]) -> bytes:
+    """One message part with head and bodies, compressed; what our disk alone needs (owed, stray, stale) is left out."""
+    if any(row[6] is not None for row in rows):
+        rows = [row if row[6] is None else row._replace(stale=None) for row in rows]
+    head = _pack_head(rows, FLAGS_ALL & ~(FLAG_OWED | FLAG_STRAY))
+    raw = b"".join((_U32.pack(len(head)), head, pack_bodies(rows)))
+    packed: bytes = lz4.block.compress(raw, store_size=False)
+    if len(packed) < len(raw):
+        return _WIRE_HEAD.pack(_WIRE_LZ4, len(raw)) + packed
+    return _WIRE_HEAD.pack(_WIRE_STORED, len(raw)) + raw
+
+
+def _pack_head(rows: Sequence[Row], flags_mask: int) -> bytes:
+    if not rows:
+        return _COLUMNS_HEAD.pack(_COLUMNS, 0)
+    id_keys, leaf_sets, bodies, seqs, owed, stray, stales = zip(*rows, strict=True)
+    if len(rows) == 1 and not _is_extra(leaf_sets[0], stales[0]):
+        return _pack_single(rows[0], flags_mask)
+    winners = [leaves[0] for leaves in leaf_sets]
+    generations, hlcs, nodes, deleted, sizes, digests, ancestries = zip(*winners, strict=True)
+    extra: list[list[Any]] = []
+    if max(map(len, leaf_sets)) == 1 and ancestries.count(None) == stales.count(None) == len(rows):
+        flags = _flags(deleted, owed, stray, [body is not None for (body,) in bodies])
+    else:
+        is_extra = list(map(_is_extra, leaf_sets, stales))
+        flags = _flags(deleted, owed, stray, [body[0] is not None for body in bodies], is_extra)
+        extra = [_pack_extra(row) for row in compress(rows, is_extra)]
+    flags = flags.translate(bytes(value & flags_mask for value in range(256)))
+    node_table = sorted(set(nodes))
+    number = {node: i for i, node in enumerate(node_table)}
+    parts = [
+        _COLUMNS_HEAD.pack(_COLUMNS, len(rows)),
+        _pack_ids(id_keys),
+        _pack_numbers(flags),
+        _pack_numbers(generations),
+        _pack_numbers(hlcs, is_growing=True),
+        _U32.pack(len(node_table)) + struct.pack(f"<{len(node_table)}Q", *node_table),
+        _pack_numbers([number[node] for node in nodes]),
+        _pack_numbers(sizes),
+        _pack_numbers(seqs, is_growing=True),
+        b"".join(digests),
+    ]
+    if extra:
+        parts.append(msgpack.packb(extra))
+    return b"".join(parts)
+
+
+def _is_extra(leaves: Leaves, stale: StaleBody | None) -> bool:
+    return stale is not None or len(leaves) != 1 or leaves[0][6] is not None
+
+
+def _flags(
+    deleted: Iterable[bool], owed: Iterable[bool], stray: Iterable[bool], held: Iterable[bool],
+    is_extra: Iterable[bool] = repeat(False),
+) -> bytes:
+    columns = zip(deleted, owed, stray, held, is_extra, strict=False)  # is_extra may be endless
+    return bytes([d | o << 1 | s << 2 | h << 3 | e << 4 for d, o, s, h, e in columns])
+
+
+def _pack_single(row: Row, flags_mask: int) -> bytes:
+    id_key, leaves, bodies, seq, owed, stray, _ = row
+    generation, hlc, node, deleted, size, digest, _ = leaves[0]
+    flags = deleted | owed << 1 | stray << 2 | (bodies[0] is not None) << 3
+    head = _SINGLE_HEAD.pack(_SINGLE, flags & flags_mask, len(id_key), generation, hlc, node, size, seq, digest)
+    return head + id_key
+
+
+def _pack_extra(row: Row) -> list[Any]:
+    held = sum(1 << i for i, body in enumerate(row.bodies) if body is not None)
+    return [pack_leaves(row.leaves), held, b"" if row.stale is None else pack_leaves((row.stale.leaf,))]
+
+
+def _pack_ids(id_keys: Sequence[bytes]) -> bytes:
+    lengths = list(map(len, id_keys))
+    joined = b"".join(id_keys)
+    length = lengths[0]
+    if len(joined) == length * len(lengths) and len(lengths) >= TRANSPOSE_ROWS_MIN and min(lengths) == length:
+        joined = b"".join([joined[i::length] for i in range(length)])
+    return _pack_numbers(lengths) + joined
+
+
+def _pack_numbers(values: Sequence[int], *, is_growing: bool = False) -> bytes:
+    """Numbers below 2**64 as offsets from the smallest, or their steps from the smallest step; byte plane by plane."""
+    low = min(values)
+    width = _width(max(values) - low)
+    if is_growing and width:
+        steps = list(map(sub, values[1:], values))
+        low_step = min(steps)
+        step_width = _width(max(steps) - low_step)
+        if step_width < width:
+            return _number_head(step_width | _DELTA, values[0], low_step) + _pack_planes(steps, low_step, step_width)
+    return _number_head(width, low) + _pack_planes(values, low, width)
+
+
+def _width(span: int) -> int:
+    return (span.bit_length() + 7) >> 3
+
+
+def _number_head(mode: int, low: int, low_step: int = 0) -> bytes:
+    zigzag = low_step << 1 if low_step >= 0 else ~(low_step << 1)
+    low_bytes, step_bytes = _width(low), _width(zigzag)
+    return bytes((mode, low_bytes | step_bytes << 4)) + low.to_bytes(low_bytes, "little") + zigzag.to_bytes(
+        step_bytes, "little"
+    )
+
+
+def _pack_planes(values: Sequence[int], low: int, width: int) -> bytes:
+    if not width:
+        return b""
+    offsets = [value - low for value in values] if low else values
+    if width == 1:
+        return bytes(offsets)
+    code, item_bytes = _ITEM[width]
+    data = struct.pack(f"<{len(offsets)}{code}", *offsets)
+    return b"".join([data[i::item_bytes] for i in range(width)])
+
+
+# Unpacking
+
+
+class _Reader:
+    """Takes what a head holds from its front; a head that is too short is a ValueError."""
+
+    __slots__ = ("_at", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self.data):
+            raise ValueError(f"head cut short: {count} bytes wanted at {self._at}, {len(self.data)} there")
+        part = self.data[self._at : end]
+        self._at = end
+        return part
+
+    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
+        return layout.unpack(self.take(layout.size))
+
+    def numbers(self, count: int, *, below: int) -> list[int] | tuple[int, ...]:
+        """`count` numbers, each 0 <= n < below."""
+        mode, base_bytes = self.take(2)
+        width, low_bytes, step_bytes = mode & ~_DELTA, base_bytes & 15, base_bytes >> 4
+        if width > 8 or low_bytes > 8 or step_bytes > 9:
+            raise ValueError(f"column mode {mode:#x}, {base_bytes:#x} unknown")
+        low = int.from_bytes(self.take(low_bytes), "little")
+        zigzag = int.from_bytes(self.take(step_bytes), "little")
+        values: list[int] | tuple[int, ...]
+        if mode & _DELTA:
+            low_step = ~(zigzag >> 1) if zigzag & 1 else zigzag >> 1
+            values = list(accumulate(self._planes(count - 1, low_step, width), initial=low))
+        else:
+            values = self._planes(count, low, width)
+        if min(values) < 0 or max(values) >= below:
+            raise ValueError(f"column holds {min(values)} to {max(values)}, expected 0 to {below - 1}")
+        return values
+
+    def _planes(self, count: int, low: int, width: int) -> list[int] | tuple[int, ...]:
+        if width == 0:
+            return [low] * count
+        data = self.take(count * width)
+        if width > 1:
+            code, item_bytes = _ITEM[width]
+            buffer = bytearray(count * item_bytes)
+            for i in range(width):
+                buffer[i::item_bytes] = data[i * count : (i + 1) * count]
+            values = struct.unpack(f"<{count}{code}", buffer)
+        else:
+            values = tuple(data)
+        return [value + low for value in values] if low else values
+
+    def ids(self, count: int) -> list[bytes]:
+        lengths = self.numbers(count, below=ID_BYTES_MAX + 1)
+        total = sum(lengths)
+        joined = self.take(total)
+        length = lengths[0]
+        if total == length * count and count >= TRANSPOSE_ROWS_MIN and min(lengths) == length:
+            buffer = bytearray(total)
+            for i in range(length):
+                buffer[i::length] = joined[i * count : (i + 1) * count]
+            joined = bytes(buffer)
+            return [joined[at : at + length] for at in range(0, total, length)] if length else [b""] * count
+        ends = list(accumulate(lengths))
+        return [joined[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+    def rest(self) -> bytes:
+        return self.data[self._at :]
+
+
+class Head:
+    """What pack_head packed: rows by position, without bodies. find() needs rows sorted by id key, as in a block."""
+
+    __slots__ = (
+        "_digests", "_extra", "_flags", "_generations", "_hlcs", "_id_keys", "_nodes", "_offsets", "_seqs", "_sizes",
+        "count",
+    )
+
+    def __init__(self, data: bytes, rows_max: int = ROWS_MAX) -> None:
+        self._offsets: list[int] | None = None
+        self._extra: dict[int, _Extra] = {}
+        reader = _Reader(data)
+        if data[:1] == bytes((_SINGLE,)):
+            self._read_single(reader)
+        elif data[:1] == bytes((_COLUMNS,)):
+            self._read_columns(reader, rows_max)
+        else:
+            raise ValueError(f"head kind {data[:1]!r} unknown")
+        if max(self._flags, default=0) > FLAGS_ALL:
+            raise ValueError("unknown flag in head")
+
+    def _read_single(self, reader: _Reader) -> None:
+        _, flags, id_bytes, generation, hlc, node, size, seq, digest = reader.unpack(_SINGLE_HEAD)
+        self.count = 1
+        self._id_keys: list[bytes] = [reader.take(id_bytes)]
+        self._flags: bytes = bytes((flags,))
+        self._generations: Sequence[int] = (generation,)
+        self._hlcs: Sequence[int] = (hlc,)
+        self._nodes: Sequence[int] = (node,)
+        self._sizes: Sequence[int] = (size,)
+        self._seqs: Sequence[int] = (seq,)
+        self._digests: list[bytes] = [digest]
+        if generation > GENERATION_MAX or size > SIZE_MAX or flags & FLAG_EXTRA or reader.rest():
+            raise ValueError("head of a single row out of bounds")
+
+    def _read_columns(self, reader: _Reader, rows_max: int) -> None:
+        _, self.count = reader.unpack(_COLUMNS_HEAD)
+        count = self.count
+        # Constant columns cost no bytes: without this, a few bytes would claim four thousand million rows.
+        if count > rows_max or count * (DIGEST_BYTES) > len(reader.data):
+            raise ValueError(f"head claims {count} rows in {len(reader.data)} bytes, at most {rows_max} expected")
+        if not count:
+            self._id_keys, self._digests, self._flags = [], [], b""
+            self._generations = self._hlcs = self._nodes = self._sizes = self._seqs = ()
+            if reader.rest():
+                raise ValueError("bytes behind an empty head")
+            return
+        self._id_keys = reader.ids(count)
+        self._flags = bytes(reader.numbers(count, below=256))
+        self._generations = reader.numbers(count, below=GENERATION_MAX + 1)
+        self._hlcs = reader.numbers(count, below=_U64)
+        (node_count,) = reader.unpack(_U32)
+        if not 0 < node_count <= count:
+            raise ValueError(f"head claims {node_count} nodes for {count} rows")
+        table = struct.unpack(f"<{node_count}Q", reader.take(8 * node_count))
+        self._nodes = [table[i] for i in reader.numbers(count, below=node_count)]
+        self._sizes = reader.numbers(count, below=SIZE_MAX + 1)
+        self._seqs = reader.numbers(count, below=_U64)
+        digests = reader.take(DIGEST_BYTES * count)
+        self._digests = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
+        self._read_extra(reader.rest())
+
+    def _read_extra(self, data: bytes) -> None:
+        positions = [i for i, flags in enumerate(self._flags) if flags & FLAG_EXTRA]
+        if not positions:
+            if data:
+                raise ValueError(f"{len(data)} bytes behind the head")
+            return
+        for i, item in zip(positions, _unpack_extra(data, len(positions)), strict=True):
+            if item.leaves[0][:6] != self._winner(i)[:6]:
+                raise ValueError(f"row {i}: the winner in the columns is not the first of its leaves")
+            self._extra[i] = item
+
+    def _winner(self, i: int) -> Leaf:
+        return Leaf(
+            self._generations[i], self._hlcs[i], self._nodes[i], bool(self._flags[i] & FLAG_DELETED), self._sizes[i],
+            self._digests[i],
+        )
+
+    def id_key(self, i: int) -> bytes:
+        return self._id_keys[i]
+
+    def seq(self, i: int) -> int:
+        return self._seqs[i]
+
+    def flags(self, i: int) -> int:
+        """FLAG_* bits."""
+        return self._flags[i]
+
+    def entry(self, i: int) -> Entry:
+        """Row i as the index answers it. Deleted leaves count as held."""
+        flags = self._flags[i]
+        extra = self._extra.get(i)
+        if extra is None:
+            held = int(bool(flags & (FLAG_BODY | FLAG_DELETED)))
+            return Entry(self._id_keys[i], (self._winner(i),), held, self._seqs[i], bool(flags & FLAG_OWED), None)
+        held = extra.held | sum(1 << k for k, leaf in enumerate(extra.leaves) if leaf.deleted)
+        return Entry(self._id_keys[i], extra.leaves, held, self._seqs[i], bool(flags & FLAG_OWED), extra.stale)
+
+    def find(self, id_key: bytes) -> int | None:
+        """The position of this id in a head whose rows are sorted by id key."""
+        i = bisect_left(self._id_keys, id_key)
+        return i if i < self.count and self._id_keys[i] == id_key else None
+
+    def body_span(self, i: int, leaf: int = 0) -> Span | None:
+        """Where the body of a leaf of row i lies in the bodies; None when it is not carried."""
+        extra = self._extra.get(i)
+        if extra is None:
+            if leaf or not self._flags[i] & FLAG_BODY:
+                return None
+            return Span(self._body_offsets()[i], self._sizes[i])
+        if not extra.held >> leaf & 1:
+            return None
+        before = sum(item.size for k, item in enumerate(extra.leaves[:leaf]) if extra.held >> k & 1)
+        return Span(self._body_offsets()[i] + before, extra.leaves[leaf].size)
+
+    def stale_span(self, i: int) -> Span | None:
+        """Where the stale body of row i lies in the bodies."""
+        extra = self._extra.get(i)
+        if extra is None or extra.stale is None:
+            return None
+        return Span(self._body_offsets()[i] + extra.body_bytes() - extra.stale.size, extra.stale.size)
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Bytes of all bodies that the rows carry."""
+        return self._body_offsets()[-1]
+
+    def _body_offsets(self) -> list[int]:
+        """Where each row's bodies start, and the end."""
+        if self._offsets is None:
+            lengths = [size if flags & FLAG_BODY else 0 for size, flags in zip(self._sizes, self._flags, strict=True)]
+            for i, extra in self._extra.items():
+                lengths[i] = extra.body_bytes()
+            self._offsets = list(accumulate(lengths, initial=0))
+        return self._offsets
+
+    def _rows(self, bodies: bytes | None) -> list[Row]:
+        count, flags = self.count, self._flags
+        if bodies is not None and self.bodies_bytes != len(bodies):
+            raise ValueError(f"head names {self.bodies_bytes} bytes of bodies, {len(bodies)} there")
+        deleted = [bool(value & FLAG_DELETED) for value in flags]
+        leaves = map(_new_leaf, zip(
+            self._generations, self._hlcs, self._nodes, deleted, self._sizes, self._digests, repeat(None, count),
+            strict=True))
+        owed = [bool(value & FLAG_OWED) for value in flags]
+        stray = [bool(value & FLAG_STRAY) for value in flags]
+        carried: Iterable[tuple[bytes | None]]
+        if bodies is None:
+            carried = repeat((None,), count)
+        else:
+            offsets = self._body_offsets()
+            carried = [
+                (bodies[start:end],) if value & FLAG_BODY else (None,)
+                for start, end, value in zip(offsets[:-1], offsets[1:], flags, strict=True)
+            ]
+        rows = list(map(_new_row, zip(
+            self._id_keys, zip(leaves), carried, self._seqs, owed, stray, repeat(None, count), strict=True)))
+        for i, extra in self._extra.items():
+            rows[i] = self._extra_row(rows[i], i, extra, bodies)
+        return rows
+
+    def _extra_row(self, row: Row, i: int, extra: _Extra, bodies: bytes | None) -> Row:
+        if bodies is None:
+            return row._replace(leaves=extra.leaves, bodies=(None,) * len(extra.leaves))
+        at = self._body_offsets()[i]
+        carried: list[bytes | None] = []
+        for k, leaf in enumerate(extra.leaves):
+            is_held = extra.held >> k & 1
+            carried.append(bodies[at : at + leaf.size] if is_held else None)
+            at += leaf.size if is_held else 0
+        stale = StaleBody(extra.stale, bodies[at : at + extra.stale.size]) if extra.stale else None
+        return row._replace(leaves=extra.leaves, bodies=tuple(carried), stale=stale)
+
+
+def _unpack_extra(data: bytes, count: int) -> list[_Extra]:
+    try:
+        items = msgpack.unpackb(
+            data, use_list=True, max_array_len=max(count, 3), max_map_len=0, max_str_len=0, max_ext_len=0
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"extra columns unreadable: {error}") from error
+    if type(items) is not list or len(items) != count:
+        raise ValueError(f"extra columns: {count} rows expected")
+    found = []
+    for item in items:
+        if type(item) is not list or list(map(type, item)) != [bytes, int, bytes]:
+            raise ValueError("extra columns: leaves, held and stale expected")
+        leaves = unpack_leaves(item[0])
+        stale = unpack_leaves(item[2])[0] if item[2] else None
+        if not 0 <= item[1] < 1 << len(leaves):
+            raise ValueError("extra columns: a body without a leaf")
+        found.append(_Extra(leaves, item[1], stale))
+    return found
+
+
+def unpack_head(data: bytes) -> Head:
+    """The rows of a head by position. Raises ValueError when it is not what pack_head made."""
+    return Head(data)
+
+
+def rows_from(head: Head, bodies: bytes | None) -> list[Row]:
+    """All rows of a head; bodies: what pack_bodies made of them, or None to leave every body and stale out."""
+    return head._rows(bodies)
+
+
+def unpack_wire(data: bytes, limits: WireLimits) -> list[Row]:
+    """The rows of one message part; raises ValueError when it is not a batch or beyond the limits.
+
+    Memory is bounded before it is spent: by the limits, and by what the compression can make of these bytes.
+    """
+    if len(data) < _WIRE_HEAD.size:
+        raise ValueError(f"batch of {len(data)} bytes is cut short")
+    kind, raw_bytes = _WIRE_HEAD.unpack_from(data)
+    block = data[_WIRE_HEAD.size :]
+    if raw_bytes > limits.raw_bytes_max or raw_bytes > LZ4_EXPANSION_MAX * len(block):
+        raise ValueError(f"batch of {len(block)} bytes claims {raw_bytes}, at most {limits.raw_bytes_max} expected")
+    if kind == _WIRE_LZ4:
+        try:
+            raw = lz4.block.decompress(block, uncompressed_size=raw_bytes)
+        except lz4.block.LZ4BlockError as error:
+            raise ValueError(f"batch does not decompress: {error}") from error
+    elif kind == _WIRE_STORED:
+        raw = block
+    else:
+        raise ValueError(f"batch kind {kind} unknown")
+    if len(raw) != raw_bytes or raw_bytes < _U32.size:
+        raise ValueError(f"batch claims {raw_bytes} bytes, {len(raw)} there")
+    (head_bytes,) = _U32.unpack_from(raw)
+    if head_bytes > raw_bytes - _U32.size:
+        raise ValueError(f"head claims {head_bytes} of {raw_bytes} bytes")
+    head = Head(raw[_U32.size : _U32.size + head_bytes], limits.rows_max)
+    if max(head._flags, default=0) & (FLAG_OWED | FLAG_STRAY) or any(x.stale for x in head._extra.values()):
+        raise ValueError("batch carries what another node must not say (owed, stray or stale)")
+    return rows_from(head, raw[_U32.size + head_bytes :])
