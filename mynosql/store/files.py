@@ -1,0 +1,302 @@
+"""The one door to the files of a database folder: append, read a piece, replace atomically, make durable.
+
+Names are plain file names inside one folder. Nothing else in store/ opens a file (SQLite opens its own). Knows no
+format. OSError never leaves: no space is StorageFull, a read that the device refuses is StorageCorrupt, the rest is
+StorageFailed. Used under the store's lock; read() may also be called from a job's thread. Model for tests:
+tests/sim/memory_files.py, held to the same behaviour by tests/store/test_files.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from typing import NoReturn, Protocol
+
+from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
+
+TMP_SUFFIX = ".tmp"
+READ_FILES_MAX = 64
+"""Descriptors kept open for reading: 64 shards of 64 MiB are 4 GiB of hot data, far below the usual limit of 1,024."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class AppendFile(Protocol):
+    """A file that only grows."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file, durable or not."""
+        ...
+
+    def write(self, data: bytes) -> int:
+        """Append all of data; returns its offset. Survives kill -9 as it returns, a power cut only after flush().
+
+        On failure the file ends where it did before (StorageFull: try again when there is space; StorageFailed).
+        """
+        ...
+
+    def flush(self) -> None:
+        """Everything written so far is on the disk. StorageFailed: no later flush can be trusted."""
+        ...
+
+    def close(self) -> None:
+        """Idempotent; does not flush."""
+        ...
+
+
+class Files(Protocol):
+    """One folder's files."""
+
+    def open_append(self, name: str) -> AppendFile:
+        """Open for appending, made if missing (durable only after sync_folder())."""
+        ...
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Up to length bytes from offset: fewer only where the file ends. StorageCorrupt when the file is missing."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes in the file. StorageCorrupt when it is missing."""
+        ...
+
+    def list(self) -> list[str]:
+        """Names of all plain files, sorted."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """The file is gone; no error when it was. Durable after sync_folder()."""
+        ...
+
+    def write_atomic(self, name: str, data: bytes) -> None:
+        """The file holds exactly data, durably; after a crash the old or the new content, never a mixture."""
+        ...
+
+    def sync_folder(self) -> None:
+        """Names made and removed so far are on the disk."""
+        ...
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut the file to size bytes, durably."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Space that this user may still fill."""
+        ...
+
+    def path(self, name: str) -> str:
+        """The full path, for messages."""
+        ...
+
+    def close(self) -> None:
+        """Descriptors cached for reading are closed; a later read opens them again."""
+        ...
+
+
+def raise_mapped(error: OSError, path: str, doing: str) -> NoReturn:
+    """Raise the StorageError that says what this OSError of a write, flush or removal means."""
+    reason = error.strerror or str(error)
+    if error.errno in _NO_SPACE:
+        raise StorageFull(f"{path}: cannot {doing}: {reason}; free some space") from error
+    raise StorageFailed(
+        f"{path}: cannot {doing}: {reason}; check the disk and the rights, then open the database again"
+    ) from error
+
+
+def _raise_unreadable(error: OSError, path: str, offset: int | None) -> NoReturn:
+    if isinstance(error, FileNotFoundError):
+        raise StorageCorrupt(path, offset, "the file is missing; restore it from a backup or another node") from error
+    if error.errno == errno.EIO:
+        raise StorageCorrupt(path, offset, "the device cannot read this place; check the disk") from error
+    raise StorageFailed(f"{path}: cannot read: {error.strerror or error}; check the rights and open again") from error
+
+
+class DiskAppendFile:
+    """AppendFile on a real descriptor. One owner at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+            self._size = os.fstat(self._fd).st_size
+        except OSError as error:
+            raise_mapped(error, path, "open for appending")
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def write(self, data: bytes) -> int:
+        offset = self._size
+        try:
+            count = os.write(self._fd, data)
+            if count != len(data):
+                self._write_rest(memoryview(data)[count:])
+        except OSError as error:
+            # Half a frame in the middle of a journal would read as damage once more frames follow.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, offset)
+            raise_mapped(error, self._path, "append")
+        self._size = offset + len(data)
+        return offset
+
+    def _write_rest(self, rest: memoryview) -> None:
+        while rest:
+            rest = rest[os.write(self._fd, rest):]
+
+    def flush(self) -> None:
+        try:
+            _sync_data(self._fd)
+        except OSError as error:
+            raise_mapped(error, self._path, "flush to disk")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+class DiskFiles:
+    """Files in a real folder, which must exist."""
+
+    def __init__(self, folder: str, *, read_files_max: int = READ_FILES_MAX) -> None:
+        self._folder = os.path.abspath(folder)
+        self._read_files_max = read_files_max
+        self._read_fds: OrderedDict[str, int] = OrderedDict()
+
+    def open_append(self, name: str) -> DiskAppendFile:
+        return DiskAppendFile(self.path(name))
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        try:
+            return self._read(self._read_fd(name), offset, length)
+        except OSError as error:
+            _raise_unreadable(error, self.path(name), offset)
+
+    def _read(self, fd: int, offset: int, length: int) -> bytes:
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _read_fd(self, name: str) -> int:
+        fd = self._read_fds.get(name)
+        if fd is None:
+            fd = os.open(self.path(name), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._read_fds[name] = fd
+            if len(self._read_fds) > self._read_files_max:
+                os.close(self._read_fds.popitem(last=False)[1])
+        else:
+            self._read_fds.move_to_end(name)
+        return fd
+
+    def size(self, name: str) -> int:
+        try:
+            return os.stat(self.path(name)).st_size
+        except OSError as error:
+            _raise_unreadable(error, self.path(name), None)
+
+    def list(self) -> list[str]:
+        try:
+            with os.scandir(self._folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+        except OSError as error:
+            _raise_unreadable(error, self._folder, None)
+
+    def remove(self, name: str) -> None:
+        self._forget(name)
+        try:
+            os.unlink(self.path(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise_mapped(error, self.path(name), "remove")
+
+    def write_atomic(self, name: str, data: bytes) -> None:
+        path = self.path(name)
+        tmp = path + TMP_SUFFIX
+        try:
+            fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(fd, rest):]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(tmp, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(tmp)
+            raise_mapped(error, path, "replace")
+        self._forget(name)
+        self.sync_folder()
+
+    def sync_folder(self) -> None:
+        if os.name == "nt":  # NTFS journals names by itself; a directory cannot be opened there
+            return
+        try:
+            fd = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise_mapped(error, self._folder, "flush the folder")
+
+    def truncate(self, name: str, size: int) -> None:
+        path = self.path(name)
+        try:
+            fd = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+            try:
+                os.ftruncate(fd, size)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise_mapped(error, path, "truncate")
+
+    def free_bytes(self) -> int:
+        try:
+            if hasattr(os, "statvfs"):
+                found = os.statvfs(self._folder)
+                return found.f_bavail * found.f_frsize
+            import shutil
+
+            return shutil.disk_usage(self._folder).free
+        except OSError as error:
+            _raise_unreadable(error, self._folder, None)
+
+    def path(self, name: str) -> str:
+        return os.path.join(self._folder, name)
+
+    def close(self) -> None:
+        while self._read_fds:
+            os.close(self._read_fds.popitem()[1])
+
+    def _forget(self, name: str) -> None:
+        fd = self._read_fds.pop(name, None)
+        if fd is not None:
+            os.close(fd)
+
+
+def _sync_data(fd: int) -> None:
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+        return
+    try:  # macOS: fsync stops at the drive's cache, F_FULLFSYNC does not
+        import fcntl
+
+        full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+        if full_sync is not None:
+            fcntl.fcntl(fd, full_sync)
+            return
+    except (ImportError, OSError):
+        pass
+    os.fsync(fd)

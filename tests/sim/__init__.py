@@ -1,0 +1,1 @@
+"""Models of the doors to the disk, and what the simulator is made of."""
