@@ -1,0 +1,296 @@
+"""A TCP proxy for loopback links that can be cut, swallowed up, or cut after an exact number of bytes; it counts them.
+
+    with Proxy("127.0.0.1", mirror_port) as proxy:
+        peer.addpeer(f"http://127.0.0.1:{proxy.port}")
+        proxy.cut()             # every connection is reset, new ones too
+        proxy.restore()
+
+A node that listens has two neighbouring ports: the proxy listens on two neighbouring ports as well. A mirror tells
+others its own address, past the proxy: open it with advertise= the proxy's. One thread owns every socket; each call
+returns after that thread has carried it out, so what holds after cut() holds at once and not soon.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import enum
+import queue
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PORTS_OF_A_NODE = 2
+CHUNK_BYTES = 1 << 16
+CALL_DEADLINE_S = 10.0
+CONNECT_DEADLINE_S = 2.0
+BIND_ATTEMPTS = 50
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class LinkState(enum.Enum):
+    """What the proxy does with a link."""
+
+    UP = "up"
+    CUT = "cut"  # resets at once, as a killed process does
+    BLACK_HOLE = "black hole"  # stays connected and carries nothing, as a pulled cable does
+
+
+class Proxy:
+    """Forwards connections of `port`, `port + 1`… to the same count of neighbouring ports of the target."""
+
+    def __init__(self, target_host: str, target_port: int, *, port_count: int = PORTS_OF_A_NODE) -> None:
+        self._target_host = target_host
+        self._listeners = _bind_neighbours(port_count)
+        self._target_ports = {
+            listener.fileno(): target_port + offset for offset, listener in enumerate(self._listeners)
+        }
+        self.port: int = self._listeners[0].getsockname()[1]
+        self.connections_accepted = 0
+        self.bytes_to_target = 0
+        self.bytes_from_target = 0
+        self._state = LinkState.UP
+        self._bytes_until_cut: int | None = None
+        self._links: set[_Link] = set()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"proxy-{self.port}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def state(self) -> LinkState:
+        return self._state
+
+    @property
+    def connections_open(self) -> int:
+        return self._call(lambda: len(self._links))
+
+    @property
+    def bytes_total(self) -> int:
+        return self.bytes_to_target + self.bytes_from_target
+
+    def cut(self) -> None:
+        """Every connection is reset now, new ones as soon as they come, until restore()."""
+        self._call(self._cut)
+
+    def black_hole(self) -> None:
+        """Connections stay open, new ones are taken by the kernel, and no byte passes until restore()."""
+        self._call(lambda: self._set_state(LinkState.BLACK_HOLE))
+
+    def restore(self) -> None:
+        """Bytes pass again, those that waited in a black hole first; connections that were cut stay gone."""
+        self._call(lambda: self._set_state(LinkState.UP))
+
+    def cut_after_bytes(self, count: int) -> None:
+        """Hand on `count` more bytes, both directions together, not one more, then cut()."""
+        self._call(lambda: self._set_bytes_until_cut(count))
+
+    def set_target(self, target_port: int) -> None:
+        """New connections go to this port (and its neighbours): the mirror came back elsewhere."""
+        self._call(lambda: self._set_target(target_port))
+
+    def stop(self) -> None:
+        """Close every socket and end the thread; idempotent."""
+        if self._thread.is_alive():
+            self._call(self._begin_stop)
+            self._thread.join(CALL_DEADLINE_S)
+
+    # The thread that owns the sockets
+
+    def _call(self, function: Callable[[], T]) -> T:
+        assert self._thread.is_alive(), "the proxy was stopped"
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def carry_out() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._calls.put(carry_out)
+        self._wake_writer.send(b"x")
+        return done.result(CALL_DEADLINE_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                with selectors.DefaultSelector() as selector:
+                    self._register(selector)
+                    ready = selector.select()
+                for key, _ in ready:
+                    handle: Callable[[], None] = key.data
+                    handle()
+        finally:
+            self._close_links()
+            for open_socket in (*self._listeners, self._wake_reader, self._wake_writer):
+                open_socket.close()
+
+    def _register(self, selector: selectors.BaseSelector) -> None:
+        selector.register(self._wake_reader, selectors.EVENT_READ, self._carry_out_calls)
+        if self._state is LinkState.BLACK_HOLE:
+            return
+        for listener in self._listeners:
+            selector.register(listener, selectors.EVENT_READ, lambda listener=listener: self._accept(listener))
+        for link in self._links:
+            for end, events in link.wanted_events():
+                selector.register(end, events, lambda link=link: self._forward(link))
+
+    def _carry_out_calls(self) -> None:
+        self._wake_reader.recv(CHUNK_BYTES)
+        while not self._calls.empty():
+            self._calls.get()()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # gone again before it was taken
+        if self._state is LinkState.CUT:
+            _reset(client)
+            return
+        self.connections_accepted += 1
+        try:
+            address = (self._target_host, self._target_ports[listener.fileno()])
+            target = socket.create_connection(address, CONNECT_DEADLINE_S)
+        except OSError:
+            _reset(client)
+            return
+        self._links.add(_Link(client, target))
+
+    def _forward(self, link: _Link) -> None:
+        if link not in self._links:
+            return  # closed by an earlier event of the same round
+        try:
+            sent = link.to_target.step(self._bytes_until_cut)
+            self.bytes_to_target += sent
+            self._spend(sent)
+            if link in self._links:
+                received = link.from_target.step(self._bytes_until_cut)
+                self.bytes_from_target += received
+                self._spend(received)
+        except OSError:
+            self._close(link)
+            return
+        if link in self._links and link.to_target.is_done and link.from_target.is_done:
+            self._close(link)
+
+    def _spend(self, count: int) -> None:
+        if self._bytes_until_cut is None:
+            return
+        self._bytes_until_cut -= count
+        if self._bytes_until_cut == 0:
+            self._cut()
+
+    def _set_bytes_until_cut(self, count: int) -> None:
+        assert count > 0, f"expected at least one byte, got {count}; cut() cuts at once"
+        self._bytes_until_cut = count
+
+    def _set_state(self, state: LinkState) -> None:
+        self._state = state
+        self._bytes_until_cut = None
+
+    def _set_target(self, target_port: int) -> None:
+        self._target_ports = {
+            listener.fileno(): target_port + offset for offset, listener in enumerate(self._listeners)
+        }
+
+    def _cut(self) -> None:
+        self._set_state(LinkState.CUT)
+        self._close_links()
+
+    def _begin_stop(self) -> None:
+        self._is_stopping = True
+
+    def _close_links(self) -> None:
+        for link in list(self._links):
+            self._close(link)
+
+    def _close(self, link: _Link) -> None:
+        self._links.discard(link)
+        _reset(link.client)
+        _reset(link.target)
+
+
+class _Link:
+    """One connection: the client's socket, the target's, and a pipe each way."""
+
+    def __init__(self, client: socket.socket, target: socket.socket) -> None:
+        for end in (client, target):
+            end.setblocking(False)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.client = client
+        self.target = target
+        self.to_target = _Pipe(client, target)
+        self.from_target = _Pipe(target, client)
+
+    def wanted_events(self) -> list[tuple[socket.socket, int]]:
+        """What each end must become ready for; an end with nothing to do is left out, or poll would spin on its EOF."""
+        events = {self.client: 0, self.target: 0}
+        for pipe in (self.to_target, self.from_target):
+            if pipe.pending:
+                events[pipe.sink] |= selectors.EVENT_WRITE
+            elif not pipe.is_at_eof:
+                events[pipe.source] |= selectors.EVENT_READ
+        return [(end, wanted) for end, wanted in events.items() if wanted]
+
+
+class _Pipe:
+    """One direction: at most one chunk waits between the two sockets, so that a slow reader slows its writer."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.pending = b""
+        self.is_at_eof = False
+        self.is_done = False
+
+    def step(self, bytes_max: int | None) -> int:
+        """Read a chunk if none waits, hand on what the sink takes; returns the bytes handed on, at most bytes_max."""
+        try:
+            if not self.pending and not self.is_at_eof:
+                self.pending = self.source.recv(CHUNK_BYTES)
+                self.is_at_eof = not self.pending
+            sent = self.sink.send(self.pending[:bytes_max]) if self.pending else 0
+        except BlockingIOError:
+            return 0
+        self.pending = self.pending[sent:]
+        if self.is_at_eof and not self.is_done:
+            self.is_done = True
+            self.sink.shutdown(socket.SHUT_WR)
+        return sent
+
+
+def _reset(end: socket.socket) -> None:
+    """Close with RST: the other side learns at once, and no port waits in TIME_WAIT."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    end.close()
+
+
+def _bind_neighbours(count: int) -> list[socket.socket]:
+    """Listening sockets on `count` neighbouring free ports of 127.0.0.1."""
+    for _ in range(BIND_ATTEMPTS):
+        listeners = [socket.create_server(("127.0.0.1", 0))]
+        port = listeners[0].getsockname()[1]
+        try:
+            for offset in range(1, count):
+                listeners.append(socket.create_server(("127.0.0.1", port + offset)))
+        except (OSError, OverflowError):
+            for listener in listeners:
+                listener.close()
+            continue
+        for listener in listeners:
+            listener.setblocking(False)
+        return listeners
+    raise AssertionError(f"no {count} neighbouring ports free on 127.0.0.1 in {BIND_ATTEMPTS} attempts")
