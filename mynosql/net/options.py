@@ -1,0 +1,83 @@
+"""The limits and times of the network, each with its unit, default and reason; and where a node listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mynosql.address import Address
+from mynosql.errors import OptionInvalid
+
+PORT_DEFAULT = 8800
+PORT_LAST = 8898
+"""The last first port of a pair that is tried when no port was asked for: fifty nodes on one machine."""
+
+PUBLISHED_TOPICS_MAX = 16
+"""Topics of our PUB that all subscribers together may name. We publish three; a subscription costs far more memory
+than bytes (20 MB of them: 886 MiB), so more than these means an attack: see sockets of inbound.py."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetOptions:
+    """How one I/O thread behaves. The defaults are those of the protocol; tests shorten the times."""
+
+    frame_bytes_max: int = 1 << 20
+    """One frame. A receiver drops the connection of whoever sends more, so a sender checks before it sends."""
+    frames_max: int = 64
+    """Frames of one message; libzmq bounds a frame, not their number."""
+    receive_messages_max: int = 256
+    """Messages that wait for us per connection (RCVHWM); then TCP holds the sender back."""
+    send_messages_max: int = 4096
+    """Messages that wait for one other node (SNDHWM). The sessions keep a credit in bytes far below it: whoever lets
+    this fill up reads no more, and the link is given up."""
+    control_bytes_max: int = 300 << 20
+    """One request or answer of a local command: one record (256 MiB) and some room."""
+    linger_s: float = 0.3
+    """How long the last messages of a closing socket may take: a Bye on a LAN, not a body."""
+    dial_timeout_s: float = 5.0
+    """One attempt: TCP connection, handshake and opening together."""
+    retry_s_min: float = 0.05
+    """The pause after the first failed attempt or a lost link; it doubles up to retry_s_max, less up to half (jitter)."""
+    retry_s_max: float = 5.0
+    """A mirror that comes back is found within this, and a thousand peers ask it 200 times a second."""
+    steady_s: float = 5.0
+    """A link that was up this long starts again with the shortest pause."""
+    heartbeat_s: float = 3.0
+    """ZMTP ping on connections that we dialled: the TCP way to a black hole looks fine for ever."""
+    heartbeat_timeout_s: float = 6.0
+    """No answer to a ping for this long ends the connection (measured: noticed after 7.4 s with 2 and 6)."""
+    served_max: int = 4096
+    """Other nodes' connections that are known at a time; the one silent for longest gives way."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) <= 0:
+                raise OptionInvalid(f"{name} {getattr(self, name)!r}: expected more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where a node listens: its ROUTER, and its PUB on the next port."""
+
+    address: Address
+    publisher: Address
+
+
+@dataclass(slots=True)
+class Counters:
+    """What went through the sockets since the start; plain integers, written by the I/O thread only."""
+
+    messages_sent: int = 0
+    messages_received: int = 0
+    bytes_sent: int = 0
+    """Payload of the frames, without the framing of ZeroMQ and TCP."""
+    bytes_received: int = 0
+    dropped_unproven: int = 0
+    """Messages on connections that have not (or wrongly) proved the secret."""
+    dropped_malformed: int = 0
+    """Messages with too many frames, or that are none of ours."""
+    dropped_unsent: int = 0
+    """Messages for a link that was down or full; the link was reported down."""
+    subscription_floods: int = 0
+    """Times that the PUB was opened anew because subscribers named too many topics."""
+    rounds: int = 0
+    """Times that the I/O thread woke up."""
