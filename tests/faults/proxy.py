@@ -51,9 +51,9 @@ class Proxy:
             listener.fileno(): target_port + offset for offset, listener in enumerate(self._listeners)
         }
         self.port: int = self._listeners[0].getsockname()[1]
-        self.connections_accepted = 0
-        self.bytes_to_target = 0
-        self.bytes_from_target = 0
+        self._connections_accepted = 0
+        self._bytes_to_target = 0
+        self._bytes_from_target = 0
         self._state = LinkState.UP
         self._bytes_until_cut: int | None = None
         self._links: set[_Link] = set()
@@ -73,13 +73,27 @@ class Proxy:
     def state(self) -> LinkState:
         return self._state
 
+    # The counters are read by the thread that counts: whoever has received a byte finds it counted.
+
     @property
     def connections_open(self) -> int:
         return self._call(lambda: len(self._links))
 
     @property
+    def connections_accepted(self) -> int:
+        return self._call(lambda: self._connections_accepted)
+
+    @property
+    def bytes_to_target(self) -> int:
+        return self._call(lambda: self._bytes_to_target)
+
+    @property
+    def bytes_from_target(self) -> int:
+        return self._call(lambda: self._bytes_from_target)
+
+    @property
     def bytes_total(self) -> int:
-        return self.bytes_to_target + self.bytes_from_target
+        return self._call(lambda: self._bytes_to_target + self._bytes_from_target)
 
     def cut(self) -> None:
         """Every connection is reset now, new ones as soon as they come, until restore()."""
@@ -160,7 +174,7 @@ class Proxy:
         if self._state is LinkState.CUT:
             _reset(client)
             return
-        self.connections_accepted += 1
+        self._connections_accepted += 1
         try:
             address = (self._target_host, self._target_ports[listener.fileno()])
             target = socket.create_connection(address, CONNECT_DEADLINE_S)
@@ -174,11 +188,11 @@ class Proxy:
             return  # closed by an earlier event of the same round
         try:
             sent = link.to_target.step(self._bytes_until_cut)
-            self.bytes_to_target += sent
+            self._bytes_to_target += sent
             self._spend(sent)
             if link in self._links:
                 received = link.from_target.step(self._bytes_until_cut)
-                self.bytes_from_target += received
+                self._bytes_from_target += received
                 self._spend(received)
         except OSError:
             self._close(link)
