@@ -1,0 +1,510 @@
+"""Values to bytes and back: what a record may hold, each value equal and of the same type when it returns.
+
+MessagePack with extension types (docs/FORMAT.md, "Values"). Packing is canonical: dict order is content and kept,
+set members are sorted by their packed bytes, so equal content is equal bytes in every process. Exact types only;
+what cannot be stored is refused with the path to it. Nothing is ever unpickled: reading builds the listed types and
+calls the constructors of registered classes, no others. Pure, and callable from any thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Callable, Hashable, Iterable
+from itertools import chain
+from typing import Any, TypeVar
+
+import msgpack
+
+from mynosql.errors import OptionInvalid, RecordInvalid
+from mynosql.scalars import SCALAR_PACKERS, SCALAR_UNPACKERS, ScalarRefused
+
+T = TypeVar("T")
+Types = Iterable[type[Any]]
+
+BODY_BYTES_MAX = 256 << 20
+"""Bytes of one packed record: it has to fit into memory several times over while it is packed and compressed."""
+DEPTH_MAX = 64
+"""Containers within containers, the record itself included: deeper ones overflow what walks them recursively."""
+
+FLAT_TYPES = frozenset((type(None), bool, int, float, str, bytes))
+"""What MessagePack itself carries without looking inside. Not bytearray: it would come back as bytes."""
+_FLAT_WITHOUT_INT = FLAT_TYPES - {int}
+_SCALAR_TYPES = FLAT_TYPES | SCALAR_PACKERS.keys()
+_STORABLE_TYPES = _SCALAR_TYPES | {list, tuple, set, frozenset, dict}
+
+_TUPLE, _SET, _FROZENSET, _DICT, _OBJECT = (msgpack.ExtType(code, b"") for code in range(1, 6))
+"""First item of the array that stands for such a container (DICT: one with containers among its keys, flattened).
+Markers in place of nested extension payloads: a hostile body could make those copy itself once per level."""
+_ENUM_CODE = 6
+_PLAIN_INTS = range(-(1 << 63), 1 << 64)
+_CODE_BIG_INT = 16
+
+_is_flat = FLAT_TYPES.issuperset
+_is_scalar = _SCALAR_TYPES.issuperset
+
+
+def pack_body(body: dict[Hashable, Any]) -> bytes:
+    """The canonical bytes of a record's body (a dict without id and rev), at most BODY_BYTES_MAX.
+
+    Raises RecordInvalid with the path to what cannot be stored. Read it with unpack_body.
+    """
+    if type(body) is not dict:
+        raise RecordInvalid(f"a record is a dict, not {_name_of(type(body))}; convert it with dict(record)")
+    if _is_flat(map(type, chain(body, body.values()))):
+        try:
+            # A Packer of its own: a shared one, interrupted by another thread within an error, would mix two records.
+            return _checked_size(msgpack.Packer(strict_types=True, buf_size=1024).pack(body))
+        except (OverflowError, UnicodeEncodeError):
+            pass  # an int beyond 64 bits or a lone surrogate: the way for everything
+    return pack_value(body)
+
+
+def pack_value(value: Any) -> bytes:
+    """The canonical bytes of any single value that can be stored. Raises RecordInvalid. Read it with unpack_value."""
+    try:
+        try:
+            return _checked_size(_Encoder(FLAT_TYPES).pack(value))
+        except OverflowError:
+            return _checked_size(_Encoder(_FLAT_WITHOUT_INT).pack(value))
+    except _Refused as refused:
+        raise refused.as_record_invalid() from refused.__cause__
+
+
+def unpack_body(data: bytes) -> dict[Any, Any]:
+    """A fresh dict from what pack_body made.
+
+    Raises ValueError when the bytes are not such a body; RecordInvalid (a ValueError too) when they are, but hold a
+    class that is not registered or a time zone that this machine does not know.
+    """
+    body = _unpack_raw(data)
+    if type(body) is dict and _is_flat(map(type, chain(body, body.values()))):
+        return body
+    body = _decoded(body)
+    if type(body) is not dict:
+        raise ValueError(f"packed body holds {_name_of(type(body))}, a dict expected")
+    return body
+
+
+def unpack_value(data: bytes) -> Any:
+    """A fresh value from what pack_value made; raises as unpack_body does."""
+    return _decoded(_unpack_raw(data))
+
+
+def is_flat(body: dict[Any, Any]) -> bool:
+    """No value of it is a container or can change: a shallow copy shares nothing with it."""
+    return _is_flat(map(type, body.values()))
+
+
+def digest(body: bytes) -> bytes:
+    """The first 8 bytes of BLAKE2b-256 over a packed body: its name in the index."""
+    return hashlib.blake2b(body, digest_size=32).digest()[:8]
+
+
+def _checked_size(data: bytes) -> bytes:
+    if len(data) > BODY_BYTES_MAX:
+        raise RecordInvalid(f"packed it takes {len(data)} bytes, at most {BODY_BYTES_MAX} are stored; split it up")
+    return data
+
+
+# Registered classes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Registered:
+    cls: type[Any]
+    name: str
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+    is_enum: bool = False
+
+
+_registered_classes: dict[type[Any], _Registered] = {}
+_registered_names: dict[str, _Registered] = {}
+
+
+def register_type(
+    cls: type[T], *, name: str | None = None, pack: Callable[[T], Any] | None = None,
+    unpack: Callable[[Any], T] | None = None,
+) -> type[T]:
+    """Let records hold instances of exactly this class; returns it, so it serves as a decorator.
+
+    An Enum is stored by member name (a Flag by value), a dataclass by its fields and rebuilt through its
+    constructor. Any other class needs `pack` (instance to storable value) and `unpack` (the reverse). `name` is what
+    the bytes say, on every node: by default the class's qualified name. Register before reading, in each program.
+    Raises OptionInvalid.
+    """
+    if not isinstance(cls, type):
+        raise OptionInvalid(f"register_type takes a class, not {cls!r}")
+    if cls in _STORABLE_TYPES:
+        raise OptionInvalid(f"{cls.__name__} is stored as it is, without registering")
+    if (pack is None) != (unpack is None):
+        raise OptionInvalid(f"register_type({cls.__name__}) needs both pack and unpack, or neither")
+    found = _registration(cls, cls.__qualname__ if name is None else name, pack, unpack)
+    other = _registered_names.get(found.name)
+    if other is not None and not _is_same_class(other.cls, cls):
+        raise OptionInvalid(
+            f"the name {found.name!r} is registered for {other.cls.__module__}.{other.cls.__qualname__}; "
+            f"give register_type({cls.__name__}, name=...) another one"
+        )
+    _registered_names[found.name] = found
+    _registered_classes[cls] = found
+    return cls
+
+
+def _registration(
+    cls: type[Any], name: str, pack: Callable[[Any], Any] | None, unpack: Callable[[Any], Any] | None
+) -> _Registered:
+    if type(name) is not str or not name or len(name) > 255:
+        raise OptionInvalid(f"register_type({cls.__name__}): name is a str of 1 to 255 characters, not {name!r}")
+    if pack is not None and unpack is not None:
+        return _Registered(cls, name, pack, unpack)
+    if issubclass(cls, enum.Flag):
+        return _Registered(cls, name, lambda member: member.value, cls, is_enum=True)
+    if issubclass(cls, enum.Enum):
+        return _Registered(cls, name, lambda member: member.name, cls.__getitem__, is_enum=True)
+    if dataclasses.is_dataclass(cls):
+        return _dataclass_registration(cls, name)
+    raise OptionInvalid(
+        f"{cls.__name__} is neither an Enum nor a dataclass: give register_type({cls.__name__}, pack=..., unpack=...)"
+    )
+
+
+def _dataclass_registration(cls: type[Any], name: str) -> _Registered:
+    fields = dataclasses.fields(cls)
+    names = [field.name for field in fields]
+    later = [field.name for field in fields if not field.init]
+    variables = getattr(cls, "__dataclass_fields__", {}).keys() - set(names)
+    if any(str(getattr(cls.__dataclass_fields__[item], "_field_type", "")) == "_FIELD_INITVAR" for item in variables):
+        raise OptionInvalid(
+            f"{cls.__name__} has InitVar arguments, which no field keeps: give "
+            f"register_type({cls.__name__}, pack=..., unpack=...)"
+        )
+
+    def pack(value: Any) -> dict[str, Any]:
+        return {item: getattr(value, item) for item in names}
+
+    def unpack(values: dict[str, Any]) -> Any:
+        outside = {item: values.pop(item) for item in later if item in values}
+        built = cls(**values)
+        for item, value in outside.items():
+            object.__setattr__(built, item, value)  # frozen dataclasses refuse setattr
+        return built
+
+    return _Registered(cls, name, pack, unpack)
+
+
+def _is_same_class(one: type[Any], other: type[Any]) -> bool:
+    """The same, or the same one defined again, as a notebook or a reload does."""
+    return one is other or (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+# Packing what is not flat
+
+
+class _Refused(Exception):
+    """Why a value cannot be stored; collects the path while it passes the containers on the way up."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_too_deep = False
+        self.steps: list[str] = []
+        self.holders: list[Any] = []
+
+    def add(self, step: str, holder: Any) -> None:
+        self.steps.append(step)
+        self.holders.append(holder)
+
+    def as_record_invalid(self) -> RecordInvalid:
+        steps = self.steps[::-1]
+        if self.is_too_deep:
+            steps = self._steps_to_cycle(steps)
+        path = "".join(steps).removeprefix(".")
+        return RecordInvalid(f"{path}: {self.reason}" if path else self.reason, path=path)
+
+    def _steps_to_cycle(self, steps: list[str]) -> list[str]:
+        seen: set[int] = set()
+        for i, holder in enumerate(reversed(self.holders)):
+            if id(holder) in seen:
+                self.reason = "cannot store a container that contains itself; refer to records by their id"
+                return steps[:i]
+            seen.add(id(holder))
+        return [*steps[:8], "…"]
+
+
+class _Encoder:
+    """Turns values into what MessagePack carries; what is plain already goes through untouched.
+
+    flat: the types not to look at. Without int when some int may be beyond 64 bits, which only packing finds out.
+    """
+
+    __slots__ = ("_flat", "_is_flat", "_pack")
+
+    def __init__(self, flat: frozenset[type[Any]]) -> None:
+        self._flat = flat
+        self._is_flat = flat.issuperset
+        self._pack = msgpack.Packer(strict_types=True, unicode_errors="surrogatepass", buf_size=4096).pack
+
+    def pack(self, value: Any) -> bytes:
+        return self._pack(self.encode(value, 1))  # type: ignore[no-any-return]
+
+    def encode(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in self._flat:
+            return value
+        if kind is int:
+            return value if value in _PLAIN_INTS else msgpack.ExtType(_CODE_BIG_INT, _pack_int(value))
+        scalar = SCALAR_PACKERS.get(kind)
+        if scalar is not None:
+            return _encode_scalar(scalar, value)
+        if depth > DEPTH_MAX and kind in _STORABLE_TYPES | _registered_classes.keys():
+            refused = _Refused(f"nested deeper than {DEPTH_MAX} levels; flatten it or use several records")
+            refused.is_too_deep = True
+            refused.holders.append(value)
+            raise refused
+        if kind is dict:
+            return self._encode_dict(value, depth)
+        if kind is list:
+            return self._encode_list(value, depth)
+        if kind is tuple:
+            return [_TUPLE, *self._encode_list(value, depth)]
+        if kind is set or kind is frozenset:
+            return self._encode_set(value, depth)
+        registered = _registered_classes.get(kind)
+        if registered is None:
+            raise _Refused(_refusal_of(kind))
+        return self._encode_registered(registered, value, depth)
+
+    def _encode_list(self, items: Any, depth: int) -> Any:
+        if self._is_flat(map(type, items)):
+            return items
+        flat, encode, encoded = self._flat, self.encode, []
+        try:
+            for item in items:
+                encoded.append(item if type(item) in flat else encode(item, depth + 1))
+        except _Refused as refused:
+            refused.add(f"[{len(encoded)}]", items)
+            raise
+        return encoded
+
+    def _encode_dict(self, items: dict[Any, Any], depth: int) -> Any:
+        if self._is_flat(map(type, chain(items, items.values()))):
+            return items
+        if not self._is_flat(map(type, items)):
+            return self._encode_keys(items, depth)
+        flat, encode, encoded = self._flat, self.encode, {}
+        key: Any = None
+        try:
+            for key, item in items.items():
+                encoded[key] = item if type(item) in flat else encode(item, depth + 1)
+        except _Refused as refused:
+            refused.add(_step_of(key), items)
+            raise
+        return encoded
+
+    def _encode_keys(self, items: dict[Any, Any], depth: int) -> Any:
+        """A dict with keys of other than flat types."""
+        keys: list[Any] = []
+        try:
+            for key in items:
+                keys.append(self.encode(key, depth + 1))
+        except _Refused as refused:
+            refused.add("<key>", items)
+            raise
+        values: list[Any] = []
+        try:
+            for item in items.values():
+                values.append(self.encode(item, depth + 1))
+        except _Refused as refused:
+            refused.add(_step_of([*items][len(values)]), items)
+            raise
+        if any(type(key) is list for key in keys):
+            return [_DICT, *chain.from_iterable(zip(keys, values, strict=True))]
+        return dict(zip(keys, values, strict=True))
+
+    def _encode_set(self, items: set[Any] | frozenset[Any], depth: int) -> Any:
+        encode, pack = self.encode, self._pack
+        try:
+            encoded = [encode(item, depth + 1) for item in items]
+        except _Refused as refused:
+            refused.add("<member>", items)
+            raise
+        encoded.sort(key=pack)
+        return [_SET if type(items) is set else _FROZENSET, *encoded]
+
+    def _encode_registered(self, registered: _Registered, value: Any, depth: int) -> Any:
+        try:
+            packed = registered.pack(value)
+        except Exception as error:
+            raise _Refused(f"{registered.name} cannot be packed: {error!r}") from error
+        if registered.is_enum:
+            member = _pack_int(packed) if type(packed) is int else packed
+            return msgpack.ExtType(_ENUM_CODE, msgpack.packb([registered.name, member], unicode_errors="surrogatepass"))
+        try:
+            return [_OBJECT, registered.name, self.encode(packed, depth + 1)]
+        except _Refused as refused:
+            refused.add("", value)
+            raise
+
+
+def _encode_scalar(scalar: tuple[int, Callable[[Any], bytes]], value: Any) -> Any:
+    code, pack = scalar
+    try:
+        return msgpack.ExtType(code, pack(value))
+    except ScalarRefused as error:
+        raise _Refused(str(error)) from error
+
+
+def _pack_int(value: int) -> bytes:
+    return value.to_bytes((value.bit_length() >> 3) + 1, "big", signed=True)
+
+
+def _step_of(key: Any) -> str:
+    if type(key) is str and key.isidentifier():
+        return "." + key
+    text = repr(key)
+    return f"[{text if len(text) <= 60 else text[:59] + '…'}]"
+
+
+def _name_of(kind: type[Any]) -> str:
+    return kind.__name__
+
+
+def _refusal_of(kind: type[Any]) -> str:
+    for base in (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float):
+        if issubclass(kind, base) and not issubclass(kind, enum.Enum):
+            hint = f"it would not come back as the same type; convert it with {base.__name__}(...) or"
+            return f"cannot store {_name_of(kind)}; {hint} register it with mynosql.register_type"
+    if issubclass(kind, enum.Enum) or dataclasses.is_dataclass(kind):
+        return f"cannot store {_name_of(kind)}; register it with mynosql.register_type({_name_of(kind)})"
+    return f"cannot store {_name_of(kind)}; register it with mynosql.register_type, giving pack= and unpack="
+
+
+# Unpacking
+
+
+class _Marker:
+    """What a marker becomes while an array is still on its way to be a container; none is left in a result."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+_MARKERS = {marker.code: _Marker(marker.code) for marker in (_TUPLE, _SET, _FROZENSET, _DICT, _OBJECT)}
+
+
+def _extension(code: int, data: bytes) -> Any:
+    marker = _MARKERS.get(code)
+    if marker is not None and not data:
+        return marker
+    unpack = SCALAR_UNPACKERS.get(code)
+    if unpack is not None:
+        return unpack(data)
+    if code == _CODE_BIG_INT:
+        return int.from_bytes(data, "big", signed=True)
+    if code == _ENUM_CODE:
+        return _enum_member(data)
+    raise ValueError(f"extension type {code} unknown")
+
+
+def _unpack_raw(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_extension)
+    except RecordInvalid:
+        raise
+    except Exception as error:
+        # Constructors of the listed types say no in many ways (OverflowError, InvalidOperation, struct.error...).
+        raise ValueError(f"packed value unreadable: {error!r}") from error
+
+
+def _decoded(value: Any) -> Any:
+    try:
+        return _decode(value, 1)
+    except TypeError as error:  # a member or key that cannot be hashed
+        raise ValueError(f"packed value unreadable: {error}") from error
+
+
+def _decode(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if kind in _SCALAR_TYPES:
+        return value
+    if depth > DEPTH_MAX and (kind is list or kind is dict):
+        raise ValueError(f"packed value nested deeper than {DEPTH_MAX} levels")
+    if kind is dict:
+        return _decode_dict(value, depth)
+    if kind is list:
+        if value and type(value[0]) is _Marker:
+            return _decode_marked(value[0].code, value[1:], depth)
+        if not _is_scalar(map(type, value)):
+            value[:] = [item if type(item) in _SCALAR_TYPES else _decode(item, depth + 1) for item in value]
+        return value
+    if _is_registered_enum(kind):
+        return value
+    raise ValueError(f"packed value holds {_name_of(kind)}, which is never written")
+
+
+def _decode_dict(items: dict[Any, Any], depth: int) -> dict[Any, Any]:
+    if not _is_scalar(map(type, items)):
+        for key in items:
+            if type(key) not in _SCALAR_TYPES and not _is_registered_enum(type(key)):
+                raise ValueError(f"packed dict has a key of {_name_of(type(key))}, which is never written")
+    for key, item in items.items():
+        if type(item) not in _SCALAR_TYPES:
+            items[key] = _decode(item, depth + 1)  # a key that is there: the dict does not change its size
+    return items
+
+
+def _decode_marked(code: int, items: list[Any], depth: int) -> Any:
+    if code == _OBJECT.code:
+        return _rebuilt(items, depth)
+    items = [item if type(item) in _SCALAR_TYPES else _decode(item, depth + 1) for item in items]
+    if code == _TUPLE.code:
+        return tuple(items)
+    if code == _SET.code:
+        return set(items)
+    if code == _FROZENSET.code:
+        return frozenset(items)
+    if len(items) % 2:
+        raise ValueError("packed dict has a key without a value")
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _rebuilt(items: list[Any], depth: int) -> Any:
+    if len(items) != 2 or type(items[0]) is not str:
+        raise ValueError("packed object is not a name and a value")
+    registered = _registered_of(items[0], is_enum=False)
+    value = _decode(items[1], depth + 1)
+    try:
+        return registered.unpack(value)
+    except Exception as error:
+        raise RecordInvalid(f"a stored {items[0]} cannot be rebuilt by {registered.cls!r}: {error!r}") from error
+
+
+def _enum_member(data: bytes) -> Any:
+    name, member = msgpack.unpackb(data, unicode_errors="surrogatepass")
+    if type(name) is not str or type(member) not in (str, bytes):
+        raise ValueError("packed enum is not a name and a member")
+    registered = _registered_of(name, is_enum=True)
+    try:
+        return registered.unpack(int.from_bytes(member, "big", signed=True) if type(member) is bytes else member)
+    except Exception as error:
+        raise RecordInvalid(f"a stored {name} has the member {member!r}, which {registered.cls!r} lacks") from error
+
+
+def _registered_of(name: str, *, is_enum: bool) -> _Registered:
+    registered = _registered_names.get(name)
+    if registered is None or registered.is_enum is not is_enum:
+        raise RecordInvalid(
+            f"the record holds a {name!r}, which this program has not registered; "
+            f"call mynosql.register_type for that class before reading"
+        )
+    return registered
+
+
+def _is_registered_enum(kind: type[Any]) -> bool:
+    registered = _registered_classes.get(kind)
+    return registered is not None and registered.is_enum
