@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -109,6 +109,10 @@ class Index(Protocol):
 
     def twins(self, short_hash: int) -> Sequence[int]:
         """Further places under the same hash; nearly always empty, answered from memory."""
+        ...
+
+    def places(self, short_hashes: Iterable[int]) -> dict[int, int]:
+        """place() of each hash that has one, read on the connection that commits: for a seal job, without the lock."""
         ...
 
     def block(self, number: int) -> BlockRow | None: ...
@@ -225,6 +229,16 @@ class SqliteIndex:
 
     def twins(self, short_hash: int) -> Sequence[int]:
         return self._twins.get(short_hash, ())
+
+    def places(self, short_hashes: Iterable[int]) -> dict[int, int]:
+        if self._writer is None:
+            raise StorageFailed(f"{self.path}: the index is closed; open the database again")
+        find = self._writer.execute
+        try:
+            found = {key: find("SELECT place FROM place WHERE hash=?", (key,)).fetchone() for key in short_hashes}
+        except sqlite3.Error as error:
+            self._raise_mapped(error)
+        return {key: row[0] for key, row in found.items() if row is not None}
 
     def block(self, number: int) -> BlockRow | None:
         rows = self._blocks(f"SELECT {_BLOCK} FROM block WHERE number=?", number)

@@ -6,7 +6,7 @@ applied; a test raises there: before, nothing was applied; after, it is durable 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mynosql.errors import StorageFailed
 from mynosql.store.index import BlockRow, Commit, Segment
@@ -37,6 +37,10 @@ class MemoryIndex:
     def place(self, short_hash: int) -> int | None:
         self._check_open()
         return self._places.get(short_hash)
+
+    def places(self, short_hashes: Iterable[int]) -> dict[int, int]:
+        self._check_open()
+        return {key: self._places[key] for key in short_hashes if key in self._places}
 
     def twins(self, short_hash: int) -> Sequence[int]:
         return self._twins.get(short_hash, ())
