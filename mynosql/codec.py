@@ -11,28 +11,28 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import msgpack
 
-from mynosql.errors import OptionInvalid, RecordInvalid
-from mynosql.scalars import SCALAR_PACKERS, SCALAR_UNPACKERS, ScalarRefused
+from mynosql.errors import RecordInvalid
+from mynosql.registry import CONTAINER_TYPES, Registered, find_registered, find_registered_name, register_type
+from mynosql.scalars import FLAT_TYPES, SCALAR_PACKERS, SCALAR_UNPACKERS, ScalarRefused
 
-T = TypeVar("T")
-Types = Iterable[type[Any]]
+__all__ = [
+    "BODY_BYTES_MAX", "DEPTH_MAX", "digest", "is_flat", "pack_body", "pack_value", "register_type", "unpack_body",
+    "unpack_value",
+]
 
 BODY_BYTES_MAX = 256 << 20
 """Bytes of one packed record: it has to fit into memory several times over while it is packed and compressed."""
 DEPTH_MAX = 64
 """Containers within containers, the record itself included: deeper ones overflow what walks them recursively."""
 
-FLAT_TYPES = frozenset((type(None), bool, int, float, str, bytes))
-"""What MessagePack itself carries without looking inside. Not bytearray: it would come back as bytes."""
 _FLAT_WITHOUT_INT = FLAT_TYPES - {int}
 _SCALAR_TYPES = FLAT_TYPES | SCALAR_PACKERS.keys()
-_STORABLE_TYPES = _SCALAR_TYPES | {list, tuple, set, frozenset, dict}
 
 _TUPLE, _SET, _FROZENSET, _DICT, _OBJECT = (msgpack.ExtType(code, b"") for code in range(1, 6))
 """First item of the array that stands for such a container (DICT: one with containers among its keys, flattened).
@@ -108,98 +108,6 @@ def _checked_size(data: bytes) -> bytes:
     return data
 
 
-# Registered classes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Registered:
-    cls: type[Any]
-    name: str
-    pack: Callable[[Any], Any]
-    unpack: Callable[[Any], Any]
-    is_enum: bool = False
-
-
-_registered_classes: dict[type[Any], _Registered] = {}
-_registered_names: dict[str, _Registered] = {}
-
-
-def register_type(
-    cls: type[T], *, name: str | None = None, pack: Callable[[T], Any] | None = None,
-    unpack: Callable[[Any], T] | None = None,
-) -> type[T]:
-    """Let records hold instances of exactly this class; returns it, so it serves as a decorator.
-
-    An Enum is stored by member name (a Flag by value), a dataclass by its fields and rebuilt through its
-    constructor. Any other class needs `pack` (instance to storable value) and `unpack` (the reverse). `name` is what
-    the bytes say, on every node: by default the class's qualified name. Register before reading, in each program.
-    Raises OptionInvalid.
-    """
-    if not isinstance(cls, type):
-        raise OptionInvalid(f"register_type takes a class, not {cls!r}")
-    if cls in _STORABLE_TYPES:
-        raise OptionInvalid(f"{cls.__name__} is stored as it is, without registering")
-    if (pack is None) != (unpack is None):
-        raise OptionInvalid(f"register_type({cls.__name__}) needs both pack and unpack, or neither")
-    found = _registration(cls, cls.__qualname__ if name is None else name, pack, unpack)
-    other = _registered_names.get(found.name)
-    if other is not None and not _is_same_class(other.cls, cls):
-        raise OptionInvalid(
-            f"the name {found.name!r} is registered for {other.cls.__module__}.{other.cls.__qualname__}; "
-            f"give register_type({cls.__name__}, name=...) another one"
-        )
-    _registered_names[found.name] = found
-    _registered_classes[cls] = found
-    return cls
-
-
-def _registration(
-    cls: type[Any], name: str, pack: Callable[[Any], Any] | None, unpack: Callable[[Any], Any] | None
-) -> _Registered:
-    if type(name) is not str or not name or len(name) > 255:
-        raise OptionInvalid(f"register_type({cls.__name__}): name is a str of 1 to 255 characters, not {name!r}")
-    if pack is not None and unpack is not None:
-        return _Registered(cls, name, pack, unpack)
-    if issubclass(cls, enum.Flag):
-        return _Registered(cls, name, lambda member: member.value, cls, is_enum=True)
-    if issubclass(cls, enum.Enum):
-        return _Registered(cls, name, lambda member: member.name, cls.__getitem__, is_enum=True)
-    if dataclasses.is_dataclass(cls):
-        return _dataclass_registration(cls, name)
-    raise OptionInvalid(
-        f"{cls.__name__} is neither an Enum nor a dataclass: give register_type({cls.__name__}, pack=..., unpack=...)"
-    )
-
-
-def _dataclass_registration(cls: type[Any], name: str) -> _Registered:
-    fields = dataclasses.fields(cls)
-    names = [field.name for field in fields]
-    later = [field.name for field in fields if not field.init]
-    variables = getattr(cls, "__dataclass_fields__", {}).keys() - set(names)
-    if any(str(getattr(cls.__dataclass_fields__[item], "_field_type", "")) == "_FIELD_INITVAR" for item in variables):
-        raise OptionInvalid(
-            f"{cls.__name__} has InitVar arguments, which no field keeps: give "
-            f"register_type({cls.__name__}, pack=..., unpack=...)"
-        )
-
-    def pack(value: Any) -> dict[str, Any]:
-        return {item: getattr(value, item) for item in names}
-
-    def unpack(values: dict[str, Any]) -> Any:
-        outside = {item: values.pop(item) for item in later if item in values}
-        built = cls(**values)
-        for item, value in outside.items():
-            object.__setattr__(built, item, value)  # frozen dataclasses refuse setattr
-        return built
-
-    return _Registered(cls, name, pack, unpack)
-
-
-def _is_same_class(one: type[Any], other: type[Any]) -> bool:
-    """The same, or the same one defined again, as a notebook or a reload does."""
-    return one is other or (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
-
-
 # Packing what is not flat
 
 
@@ -259,7 +167,7 @@ class _Encoder:
         scalar = SCALAR_PACKERS.get(kind)
         if scalar is not None:
             return _encode_scalar(scalar, value)
-        if depth > DEPTH_MAX and kind in _STORABLE_TYPES | _registered_classes.keys():
+        if depth > DEPTH_MAX and (kind in CONTAINER_TYPES or find_registered(kind)):
             refused = _Refused(f"nested deeper than {DEPTH_MAX} levels; flatten it or use several records")
             refused.is_too_deep = True
             refused.holders.append(value)
@@ -272,7 +180,7 @@ class _Encoder:
             return [_TUPLE, *self._encode_list(value, depth)]
         if kind is set or kind is frozenset:
             return self._encode_set(value, depth)
-        registered = _registered_classes.get(kind)
+        registered = find_registered(kind)
         if registered is None:
             raise _Refused(_refusal_of(kind))
         return self._encode_registered(registered, value, depth)
@@ -334,7 +242,7 @@ class _Encoder:
         encoded.sort(key=pack)
         return [_SET if type(items) is set else _FROZENSET, *encoded]
 
-    def _encode_registered(self, registered: _Registered, value: Any, depth: int) -> Any:
+    def _encode_registered(self, registered: Registered, value: Any, depth: int) -> Any:
         try:
             packed = registered.pack(value)
         except Exception as error:
@@ -495,8 +403,8 @@ def _enum_member(data: bytes) -> Any:
         raise RecordInvalid(f"a stored {name} has the member {member!r}, which {registered.cls!r} lacks") from error
 
 
-def _registered_of(name: str, *, is_enum: bool) -> _Registered:
-    registered = _registered_names.get(name)
+def _registered_of(name: str, *, is_enum: bool) -> Registered:
+    registered = find_registered_name(name)
     if registered is None or registered.is_enum is not is_enum:
         raise RecordInvalid(
             f"the record holds a {name!r}, which this program has not registered; "
@@ -506,5 +414,5 @@ def _registered_of(name: str, *, is_enum: bool) -> _Registered:
 
 
 def _is_registered_enum(kind: type[Any]) -> bool:
-    registered = _registered_classes.get(kind)
+    registered = find_registered(kind)
     return registered is not None and registered.is_enum

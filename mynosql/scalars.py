@@ -20,6 +20,8 @@ from zoneinfo import ZoneInfo
 
 from mynosql.errors import RecordInvalid
 
+FLAT_TYPES = frozenset((type(None), bool, int, float, str, bytes))
+"""What MessagePack itself carries without looking inside. Not bytearray: it would come back as bytes."""
 FRACTION_BYTES_MAX = 1 << 16
 """Numerator and denominator each: reading has to divide out common factors, in quadratic time."""
 
