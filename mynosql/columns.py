@@ -22,7 +22,7 @@ _DELTA = 16
 
 
 def pack_ids(id_keys: Sequence[bytes]) -> bytes:
-    """At least one id key of at most ID_BYTES_MAX each: their lengths, then the keys, by byte position where it pays."""
+    """At least one id key of at most ID_BYTES_MAX each: lengths, then keys, by byte position where it pays."""
     lengths = list(map(len, id_keys))
     joined = b"".join(id_keys)
     length = lengths[0]
