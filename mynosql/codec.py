@@ -33,10 +33,11 @@ BODY_BYTES_MAX = 256 << 20
 DEPTH_MAX = 64
 """Containers within containers, the record itself included: deeper ones overflow what walks them recursively."""
 
-_FLAT_WITHOUT_INT = FLAT_TYPES - {int}CLAIMS_CHECKED_BYTES_MIN = 4096
+CLAIMS_CHECKED_BYTES_MIN = 4096
 """From here on the structure is walked before anything is built: a list is made as long as it claims to be, and nested
 claims of 1,000 levels would come to 8 KB a byte. Below, they come to 32 MB at most. Costs 3 % of unpacking."""
 
+_FLAT_WITHOUT_INT = FLAT_TYPES - {int}
 _SCALAR_TYPES = FLAT_TYPES | SCALAR_PACKERS.keys()
 
 _TUPLE, _SET, _FROZENSET, _DICT, _OBJECT = (msgpack.ExtType(code, b"") for code in range(1, 6))
