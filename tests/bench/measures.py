@@ -1,0 +1,116 @@
+"""What is measured, in the order of the table: text, unit, digits, and the goal that the project has set itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Protocol
+
+from tests.bench.target import BASELINE, OURS
+
+Figures = Mapping[str, Mapping[str, list[float]]]
+"""Key of a measure → name of a product → one value a round."""
+
+
+class Goal(Protocol):
+    """A figure to reach, printed beside the measured one."""
+
+    def text(self) -> str:
+        """The goal as the table shows it."""
+
+    def verdict(self, medians: Mapping[str, float]) -> str:
+        """What was reached, by the medians of one measure; "" while something is missing to judge by."""
+
+
+@dataclass(frozen=True)
+class TimesFaster:
+    """Ours takes at most 1/factor of the baseline's time."""
+
+    factor: float
+
+    def text(self) -> str:
+        return f"≥ {self.factor:g} × {BASELINE}"
+
+    def verdict(self, medians: Mapping[str, float]) -> str:
+        if OURS not in medians or BASELINE not in medians:
+            return ""
+        reached = medians[BASELINE] / medians[OURS]
+        return _verdict(reached >= self.factor, f"{reached:.2f} ×")
+
+
+@dataclass(frozen=True)
+class AtMost:
+    limit: float
+
+    def text(self) -> str:
+        return f"≤ {self.limit:g}"
+
+    def verdict(self, medians: Mapping[str, float]) -> str:
+        return "" if OURS not in medians else _verdict(medians[OURS] <= self.limit)
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    limit: float
+
+    def text(self) -> str:
+        return f"≥ {self.limit:,g}"
+
+    def verdict(self, medians: Mapping[str, float]) -> str:
+        return "" if OURS not in medians else _verdict(medians[OURS] >= self.limit)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table. key: as in the results of local.py, nodes.py and redis_rival.py.
+
+    text: {names} in it are fields of sizes.Sizes.
+    """
+
+    key: str
+    text: str
+    digits: int
+    goal: Goal | None = None
+
+
+def _verdict(is_reached: bool, reached: str = "") -> str:
+    return f"{reached} {'reached' if is_reached else '**missed**'}".strip()
+
+
+LOCAL = (
+    Measure("save_us", "save, one by one, µs a reading", 2, TimesFaster(2.5)),
+    Measure("save_and_close_us", "the same with closing, µs", 2),
+    Measure("save_cpu_us", "the same, processor time of all threads, µs", 2),
+    Measure("batch_us", "save in batches of 1,000, µs a reading", 2),
+    Measure("batch_and_close_us", "the same with closing, µs", 2),
+    Measure("read_hot_us", "warm read, hot set of {hot_set:,}, µs", 2, TimesFaster(2.5)),
+    Measure("read_all_us", "warm read, all {readings:,}, µs", 2, TimesFaster(2.5)),
+    Measure("read_cold_us", "cold read, page cache emptied, µs", 1),
+    Measure("update_us", "update with rev, µs", 2),
+    Measure("disk_bytes", "disk, bytes a reading", 1, AtMost(90)),
+    Measure("batch_disk_bytes", "disk after batches, bytes a reading", 1),
+    Measure("updated_disk_bytes", "disk after {updates:,} updates, bytes a reading", 1),
+    Measure("game_save_us", "save of 2 KB, µs", 2),
+    Measure("game_read_us", "warm read of 2 KB, µs", 2),
+    Measure("game_disk_bytes", "disk, bytes a save of 2 KB", 0),
+    Measure("open_ms", "open {records_open:,} records, ms", 1, AtMost(200)),
+    Measure("open_and_read_ms", "the same and read one, ms", 1),
+    Measure("open_mb", "resident memory that opening adds, MB", 1, AtMost(30)),
+    Measure("open_disk_bytes", "disk at {records_open:,}, bytes a reading", 1),
+)
+
+NODES = (
+    Measure("sync_records_per_s", "first sync of {readings:,} readings, records/s", 0, AtLeast(60_000)),
+    Measure("sync_confirmed_records_per_s", "until the source knows it is on the other disk, records/s", 0),
+    Measure("sync_wire_bytes", "bytes a record on the wire", 1, AtMost(90)),
+    Measure("live_p50_ms", "live, saved here to read there, p50, ms", 3, AtMost(1.5)),
+    Measure("live_p99_ms", "live, p99, ms", 3),
+    Measure("idle_mirror_percent", "idle mirror with a peer, % of a core", 3, AtMost(0.5)),
+    Measure("idle_peer_percent", "idle peer, % of a core", 3, AtMost(0.5)),
+)
+
+
+def medians_of(figures: Figures, key: str) -> dict[str, float]:
+    """Product → median of what was measured under this key."""
+    return {name: median(values) for name, values in figures.get(key, {}).items() if values}

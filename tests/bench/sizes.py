@@ -1,0 +1,57 @@
+"""How much is measured: the full run of the table, or anything smaller from the command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The defaults are the full run; only that one is written to docs/BENCHMARKS.md."""
+
+    rounds: int = 5
+    """Fresh processes per measure; the table shows their median."""
+    readings: int = 100_000
+    """Readings saved, read and synced."""
+    games: int = 10_000
+    """Game saves of 2 KB."""
+    records_open: int = 1_000_000
+    """Records in the folder whose opening is timed; filled once per product."""
+    live_saves: int = 1_000
+    """Saves whose way to another node is timed."""
+    idle_s: float = 20.0
+    """How long an idle node is watched."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}: expected more than nothing")
+
+    @property
+    def hot_set(self) -> int:
+        return max(1, self.readings // 5)
+
+    @property
+    def updates(self) -> int:
+        return max(1, self.readings // 5)
+
+    @property
+    def is_full(self) -> bool:
+        return self == Sizes()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "hot_set": self.hot_set, "updates": self.updates}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option a field: --rounds, --readings…"""
+    for field in fields(Sizes):
+        option = "--" + field.name.replace("_", "-")
+        kind = type(field.default)
+        parser.add_argument(option, type=kind, default=field.default, metavar="N", help=f"default {field.default:,}")
+
+
+def from_arguments(arguments: argparse.Namespace) -> Sizes:
+    return Sizes(**{field.name: getattr(arguments, field.name) for field in fields(Sizes)})
