@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from mynosql.codec import BODY_BYTES_MAX
 from mynosql.row import DIGEST_BYTES, NO_DIGEST, Ancestry, Leaf, Leaves, Version
 
 GENERATION_MAX = 1 << 31
@@ -34,9 +35,10 @@ _VECTOR_NODES_LIMIT = LEAVES_MAX_MERGED + 1
 """Direct parents and the revision itself are never dropped: a resolved full set of 64 leaves names 65 nodes."""
 _HLC_LIMIT = 1 << 64
 _NODE_BYTES = 8
-_SIZE_BYTES_MAX = 1 << 28
 
-_REV_SHAPE = re.compile(r"([1-9][0-9]{0,9})-([0-9a-f]{16})([0-9a-f]{16})")
+_REV_SHAPE = re.compile(r"([1-9][0-9]{0,9})-([0-9a-f]{16})([0-9a-f]{16})").fullmatch
+_new = tuple.__new__
+"""Makes a NamedTuple in half the time of its class (0.09 instead of 0.19 µs for a Leaf): every save makes several."""
 
 
 class Rev(NamedTuple):
@@ -49,20 +51,21 @@ class Rev(NamedTuple):
 
 def rev_string(leaf: Leaf | Rev) -> str:
     """The rev that a user sees: generation, a dash, 16 hex digits of clock and 16 of node."""
-    return f"{leaf[0]}-{leaf[1]:016x}{leaf[2]:016x}"
+    return "%d-%016x%016x" % leaf[:3]  # noqa: UP031 - an f-string takes a third longer, in every save and read
 
 
 def parse_rev(text: object) -> Rev | None:
     """The inverse of rev_string; None for anything that rev_string cannot have made."""
     if not isinstance(text, str):
         return None
-    match = _REV_SHAPE.fullmatch(text)
+    match = _REV_SHAPE(text)
     if match is None:
         return None
-    generation, hlc, node = match.groups()
-    if len(generation) == 10 and int(generation) > GENERATION_MAX:
+    digits, hlc, node = match.groups()
+    generation = int(digits)
+    if generation > GENERATION_MAX:
         return None
-    return Rev(int(generation), int(hlc, 16), int(node, 16))
+    return _new(Rev, (generation, int(hlc, 16), int(node, 16)))
 
 
 # Who descends from whom
@@ -91,23 +94,34 @@ def _covers(leaf: Leaf, hlc: int, node: int) -> bool:
     return False
 
 
+def hlc_above(leaves: Leaves | None) -> int:
+    """The lowest clock value that a new revision may take beside or over these, all the leaves known of the id.
+
+    Above the parents, because clocks grow along ancestry; above the others too, because their past may hold a version
+    of our own that a parent with a wrong clock had pushed beyond ours, and a lower one would count as its ancestor.
+    """
+    if leaves is None:
+        return 1
+    return 1 + (leaves[0].hlc if len(leaves) == 1 else max((leaf.hlc for leaf in leaves), default=0))
+
+
 def child_of(
     parents: Sequence[Leaf], others: Sequence[Leaf], *, hlc: int, node: int, deleted: bool, size: int, digest: bytes,
     generation_floor: int = 1,
 ) -> Leaf:
     """The leaf of a new revision that descends from parents and from none of others.
 
-    parents and others: together all leaves known of the id. hlc: above that of every one of them (our clock and
-    `at_least` see to it). generation_floor: the lowest generation to take, for a rev whose revision is not known.
+    parents and others: together all leaves known of the id. hlc: at least hlc_above(all of them), from our clock.
+    generation_floor: the lowest generation to take, for a rev whose revision is not known.
     """
     if len(parents) == 1:
         parent = parents[0]
         if not others and parent.ancestry is None and parent.node == node:
             assert hlc > parent.hlc
             generation = parent.generation + 1
-            return Leaf(
-                generation if generation < GENERATION_MAX else GENERATION_MAX, hlc, node, deleted, size, digest
-            )
+            if generation > GENERATION_MAX:
+                generation = GENERATION_MAX
+            return _new(Leaf, (generation, hlc, node, deleted, size, digest, None))
     generation = max((parent.generation + 1 for parent in parents), default=1)
     return Leaf(
         min(max(generation, generation_floor), GENERATION_MAX), hlc, node, deleted, size, digest,
@@ -116,9 +130,7 @@ def child_of(
 
 
 def _ancestry_of_child(parents: Sequence[Leaf], others: Sequence[Leaf], hlc: int, node: int) -> Ancestry | None:
-    assert all(hlc > leaf.hlc for leaf in parents), "hlc grows along ancestry"
-    # An own version above the new one would claim it as its ancestor.
-    assert all(hlc > leaf.hlc for leaf in others if leaf.node == node), "a node's own versions of a record grow"
+    assert hlc >= hlc_above((*parents, *others))
     vector: dict[int, int] = {}
     floor = 0
     candidates = {Version(leaf.hlc, leaf.node) for leaf in others}
@@ -265,6 +277,8 @@ class SaveDecision(NamedTuple):
     reason: str = ""
 
 
+_NO_CHANGE = SaveKind.NO_CHANGE
+_CHILD = SaveKind.CHILD
 _NEW = SaveDecision(SaveKind.NEW)
 _SAVE_WITHOUT_REV = SaveDecision(
     SaveKind.CONFLICT, reason="the record exists with another content and the save names no revision of it"
@@ -287,7 +301,7 @@ def decide_save(
     if leaves is None:
         if given is None:
             return _NEW
-        return SaveDecision(SaveKind.NEW, generation_floor=min(given.generation + 1, GENERATION_MAX))
+        return SaveDecision(SaveKind.NEW, generation_floor=given.generation + 1)
     winner = leaves[0]
     if given is not None:
         if given != winner[:3] and not _is_twin_of_winner(leaves, given):
@@ -297,9 +311,9 @@ def decide_save(
     elif not winner.deleted and (winner.digest != digest or winner.size != size):
         return _SAVE_WITHOUT_REV
     if winner.digest == digest and winner.size == size and not winner.deleted:
-        return SaveDecision(SaveKind.NO_CHANGE, (), (), 1, winner)
+        return _new(SaveDecision, (_NO_CHANGE, (), (), 1, winner, ""))
     if len(leaves) == 1:
-        return SaveDecision(SaveKind.CHILD, leaves)
+        return _new(SaveDecision, (_CHILD, leaves, (), 1, None, ""))
     return _child_beside(leaves, winner)
 
 
@@ -318,12 +332,12 @@ def _decide_save_of_other(leaves: Leaves, given: Rev, *, branch: bool, digest: b
     for leaf in leaves:
         # The same branch saved again, after a crash perhaps: one concurrent revision is enough.
         if not leaf.deleted and leaf.digest == digest and leaf.size == size:
-            return SaveDecision(SaveKind.NO_CHANGE, (), (), 1, leaf)
+            return SaveDecision(_NO_CHANGE, leaf=leaf)
     if loser is not None:
         return _child_beside(leaves, loser)
     # What stood in the vector of a superseded revision is not known any more. Claiming nothing of it is safe: all of
     # it is in the past of a leaf beside the new one, and leaves travel together.
-    return SaveDecision(SaveKind.CHILD, (), leaves, min(given.generation + 1, GENERATION_MAX))
+    return SaveDecision(_CHILD, (), leaves, given.generation + 1)
 
 
 def _is_older(given: Rev, leaves: Leaves) -> bool:
@@ -339,7 +353,7 @@ def _is_older(given: Rev, leaves: Leaves) -> bool:
 def _child_beside(leaves: Leaves, parent: Leaf) -> SaveDecision:
     """A child of that leaf and of those with the same body, which are the same edit made twice."""
     parents = tuple(leaf for leaf in leaves if leaf is parent or is_body_equal(leaf, parent))
-    return SaveDecision(SaveKind.CHILD, parents, tuple(leaf for leaf in leaves if leaf not in parents))
+    return SaveDecision(_CHILD, parents, tuple(leaf for leaf in leaves if leaf not in parents))
 
 
 # Bytes
@@ -393,10 +407,8 @@ def unpack_leaves(data: bytes) -> Leaves:
             raise ValueError("expected node ids and 1 to 64 leaves")
         nodes = [int.from_bytes(table[at : at + _NODE_BYTES], "big") for at in range(0, len(table), _NODE_BYTES)]
         leaves = tuple(_leaf_from(row, nodes) for row in rows[1:])
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"leaves: {error or type(error).__name__}") from error
-    except msgpack.exceptions.UnpackException as error:
-        raise ValueError(f"leaves: {error or type(error).__name__}") from error
+    except (ValueError, TypeError, IndexError, KeyError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"leaves: {error}") from error
     _check_leaf_set(leaves)
     if pack_leaves(leaves) != data:
         raise ValueError("leaves: not in canonical form")
@@ -411,7 +423,7 @@ def _leaf_from(row: Any, nodes: Sequence[int]) -> Leaf:
     node = nodes[_whole(row[2], 0, len(nodes) - 1)]
     deleted = row[3] is None
     rest = row[4:] if deleted else row[5:]
-    size, digest = (0, NO_DIGEST) if deleted else (_whole(row[3], 0, _SIZE_BYTES_MAX), row[4])
+    size, digest = (0, NO_DIGEST) if deleted else (_whole(row[3], 0, BODY_BYTES_MAX), row[4])
     if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
         raise ValueError("a digest has 8 bytes")
     if not rest:
