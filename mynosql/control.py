@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mynosql import errors
 from mynosql.codec import pack_value, unpack_value
-from mynosql.errors import MyNoSQLError, OptionInvalid, PeerError, RecordInvalid, RecordUnavailable
+from mynosql.errors import MyNoSQLError, OptionInvalid, PeerError, RecordInvalid
 from mynosql.feed import pack_token
 from mynosql.views import Change, CheckReport, DocInfo, Problem, SyncStatus
 
@@ -196,12 +196,7 @@ class RemoteDatabase:
 
     def _ask(self, verb: str, wait_s: float = 0.0, **arguments: Any) -> Any:
         payload = pack_value({"v": CONTROL_VERSION, "verb": verb, **arguments})
-        try:
-            found = unpack_value(self._request(payload, wait_s + ANSWER_MARGIN_S))
-        except ValueError as error:
-            if isinstance(error, MyNoSQLError):
-                raise
-            raise PeerError(f"the process that has the database open sent an unreadable answer: {error}") from error
+        found = _read_answer(self._request(payload, wait_s + ANSWER_MARGIN_S))
         if isinstance(found, dict) and "ok" in found:
             return found["ok"]
         raise _error_of(found)
@@ -217,13 +212,7 @@ class RemoteDatabase:
     def readdoc(self, id: Hashable, timeout: float = 5.0) -> Record:
         wait_s = min(timeout, WAIT_S_MAX)
         packed = self._ask("get", wait_s, id=id, timeout=wait_s)
-        try:
-            rec = unpack_value(packed)
-        except ValueError as error:
-            raise RecordUnavailable(
-                f"record {id!r} holds a type that only the process with the database open has registered: {error}",
-                id=id,
-            ) from error
+        rec = _read_answer(packed)  # RecordInvalid: it holds a class that is registered only over there
         if not isinstance(rec, dict):
             raise PeerError(f"the process that has the database open sent {type(rec).__name__} as record {id!r}")
         return rec
@@ -272,6 +261,15 @@ class RemoteDatabase:
 
     def addpeer(self, url: str) -> None:
         self._ask("addpeer", url=url)
+
+
+def _read_answer(packed: bytes) -> Any:
+    try:
+        return unpack_value(packed)
+    except RecordInvalid:
+        raise
+    except ValueError as error:
+        raise PeerError(f"the process that has the database open sent an unreadable answer: {error}") from error
 
 
 def _view(kind: type[T], found: Any) -> T:

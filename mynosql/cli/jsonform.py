@@ -12,6 +12,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -24,6 +25,8 @@ from mynosql.errors import OptionInvalid
 
 INT_BITS_PLAIN_MAX = 4096
 """Longer integers are written in hexadecimal: Python refuses decimal text of more than 4,300 digits."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class JsonInvalid(OptionInvalid):
@@ -59,11 +62,13 @@ def from_json(value: Any) -> Any:
 
 
 def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
-    """One JSON text of any storable value; on one line unless indent is given."""
+    """One JSON text of any storable value; on one line unless indent is given. Half a surrogate pair is escaped."""
     separators = (",", ":") if indent is None else None
-    return json.dumps(
-        to_json(value), indent=indent, separators=separators, ensure_ascii=ascii_only, allow_nan=False
-    )
+    plain = to_json(value)
+    text = json.dumps(plain, indent=indent, separators=separators, ensure_ascii=ascii_only, allow_nan=False)
+    if not ascii_only and _SURROGATE.search(text):
+        return dumps(value, indent=indent, ascii_only=True)
+    return text
 
 
 def loads(text: str) -> Any:
