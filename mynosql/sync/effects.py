@@ -18,8 +18,6 @@ from mynosql.errors import MyNoSQLError
 from mynosql.row import Row, Version
 from mynosql.sync.messages import Changes, Heartbeat, Message
 
-_value = dataclass(frozen=True, slots=True, kw_only=True)
-
 
 class LinkKind(Enum):
     """Which side began a conversation."""
@@ -91,7 +89,7 @@ class Kind(Enum):
 # Effects on the network
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dial:
     """Connect a DEALER to that address and keep it connected; on_link_up and on_link_down tell how it goes.
 
@@ -101,14 +99,14 @@ class Dial:
     address: Address
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HangUp:
     """End a conversation: close the DEALER of a dial, forget what waits for a served link. No on_link_down follows."""
 
     link: Link
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subscribe:
     """Connect a SUB to `publisher` and take these topics; what comes goes to on_published under `address`."""
 
@@ -118,14 +116,14 @@ class Subscribe:
     topics: tuple[Topic, ...]
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unsubscribe:
     """Close the SUB of that dial, if there is one."""
 
     address: Address
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
     """Send one message. When message.is_gated, only once all that is written to the store now is fsynced."""
 
@@ -133,7 +131,7 @@ class Send:
     message: Message
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """Publish one message under one topic. Gated as Send."""
 
@@ -144,7 +142,7 @@ class Publish:
 # Effects on the store
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Apply:
     """Merge rows into the store by the ordinary rules and write the notes, in one journal frame. Result: Applied.
 
@@ -158,7 +156,7 @@ class Apply:
     """Small durable values that stand or fall with the rows (cursors)."""
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadFeed:
     """Read our own feed from `after` on. Result: Feed."""
 
@@ -175,7 +173,7 @@ class ReadFeed:
     """Only ids that begin with one of these; empty: all."""
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBodies:
     """Read these ids as held: entry and bodies of all leaves. Result: Held."""
 
@@ -187,7 +185,7 @@ class ReadBodies:
     """Stop after the row that reaches this: the result may be shorter than id_keys, never empty."""
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPiece:
     """Read a stretch of the body of one leaf. Result: Stretch (data None: this store does not hold that body)."""
 
@@ -198,7 +196,7 @@ class ReadPiece:
     length: int
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadMissing:
     """List live ids of which a live leaf's body is not held, in id-key order. Result: Missing."""
 
@@ -208,7 +206,7 @@ class ReadMissing:
     limit: int
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOffers:
     """List ids in id-key order with a digest of their leaves, to offer them to a node. Result: Offers.
 
@@ -222,7 +220,7 @@ class ReadOffers:
     until_seq: int
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOffers:
     """Tell which of the offered entries this store lacks or holds with other leaves. Result: Compared."""
 
@@ -231,7 +229,7 @@ class CompareOffers:
     """(idkey.id_hash, revision.entry_digest) of each entry offered."""
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetNote:
     """Write one small durable value; b"" deletes it. May be grouped with later writes, never reordered with them."""
 
@@ -257,7 +255,7 @@ class Outcome(Enum):
     """The deadline passed."""
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchDone:
     """The fetch with this number is over."""
 
@@ -266,21 +264,21 @@ class FetchDone:
     row: Row | None = None
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Renew:
     """Mint node id and index id anew, durably, then call Node.on_renewed. Nothing is sent before that."""
 
     reason: str
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
     """Show this error in syncstatus().last_error; nothing stops because of it."""
 
     error: MyNoSQLError
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
     """Wake those who wait for this."""
 
@@ -296,7 +294,7 @@ Effect = (
 # Results
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedRow:
     """A row that was not taken, with the reason."""
 
@@ -306,7 +304,7 @@ class RefusedRow:
     text: str
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What became of an Apply."""
 
@@ -316,7 +314,7 @@ class Applied:
     refused: tuple[RefusedRow, ...] = ()
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
     """A stretch of our feed."""
 
@@ -335,21 +333,21 @@ class HeldRow(NamedTuple):
     """Bit i set: the body of row.leaves[i] is in this store, in the row or not (deleted leaves count as held)."""
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """The rows of ReadBodies in order, as far as bytes_max went; None for an id that is not in the index."""
 
     rows: tuple[HeldRow | None, ...]
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
     """A piece of a body; data None: that body is not held."""
 
     data: bytes | None
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
     """Ids whose bodies are missing; fewer than the limit: these were the last."""
 
@@ -364,21 +362,21 @@ class Offered(NamedTuple):
     digest: bytes
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Offers:
     """Entries to offer; fewer than the limit: these were the last."""
 
     offers: tuple[Offered, ...]
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """Positions in CompareOffers.offers of the entries that we want."""
 
     wanted: tuple[int, ...]
 
 
-@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The effect could not be performed; nothing of it was done."""
 

@@ -18,8 +18,6 @@ VERSION_LOW = 1
 VERSION_HIGH = 1
 """The protocol versions that this release speaks; docs/PROTOCOL.md, "Versions"."""
 
-_message = dataclass(frozen=True, slots=True, kw_only=True)
-
 
 # Parts of messages
 
@@ -137,7 +135,7 @@ class RefusedCode(Enum):
 # Messages
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """The dialling node introduces itself; nothing else is accepted from it before Welcome."""
 
@@ -154,7 +152,7 @@ class Hello:
     """What it remembers of the node at this address."""
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
     """The serving node accepts the Hello. Gated, because a database id may have been minted for it."""
 
@@ -169,7 +167,7 @@ class Welcome:
     mirrors: tuple[MirrorInfo, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """The serving node does not talk with this one."""
 
@@ -179,7 +177,7 @@ class Refused:
     text: str
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pull:
     """Asks for the feed of `index_id` from `after` on."""
 
@@ -192,7 +190,7 @@ class Pull:
     with_bodies: bool
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entries:
     """Answers a Pull with the stretch (after, last] of the feed."""
 
@@ -206,7 +204,7 @@ class Entries:
     rows: tuple[Row, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
     """Asks for the complete rows of these ids, bodies included."""
 
@@ -215,7 +213,7 @@ class Fetch:
     id_keys: tuple[bytes, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bodies:
     """Answers a Fetch, or a part of it; the ids that are left come in further Bodies."""
 
@@ -224,7 +222,7 @@ class Bodies:
     items: tuple[BodyItem, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchPiece:
     """Asks for a stretch of the body of one leaf. Either side may ask the other."""
 
@@ -236,7 +234,7 @@ class FetchPiece:
     length: int
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """Answers a FetchPiece."""
 
@@ -247,7 +245,7 @@ class Piece:
     data: bytes
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
     """A peer delivers: the owed rows of its feed in (first, last], or rows that the mirror wants of an Offer (0, 0)."""
 
@@ -259,7 +257,7 @@ class Push:
     rows: tuple[Row, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
     """The rows of that Push are on the mirror's disk, but for those refused."""
 
@@ -270,7 +268,7 @@ class Ack:
     refused: tuple[Refusal, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """A peer that meets an index for the first time names what it holds."""
 
@@ -279,7 +277,7 @@ class Offer:
     items: tuple[OfferItem, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
     """Answers an Offer: positions of the items that the mirror lacks or has otherwise."""
 
@@ -288,7 +286,7 @@ class Want:
     positions: tuple[int, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A mirror has the feed of `index_id` up to `seq` on its disk."""
 
@@ -297,7 +295,7 @@ class Report:
     seq: int
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mirrors:
     """The mirrors that a node knows, sent when the list changes. Either side may send it."""
 
@@ -305,7 +303,7 @@ class Mirrors:
     mirrors: tuple[MirrorInfo, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ping:
     """Answer with a Pong of the same number. Either side may ask the other."""
 
@@ -313,7 +311,7 @@ class Ping:
     number: int
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     """Answers a Ping."""
 
@@ -321,7 +319,7 @@ class Pong:
     number: int
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
     """The conversation is over."""
 
@@ -330,7 +328,7 @@ class Bye:
     text: str
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """Published: the rows of the publisher's feed in (first, last], as they become durable."""
 
@@ -341,7 +339,7 @@ class Changes:
     rows: tuple[Row, ...]
 
 
-@_message
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Published: how far the feed goes, and when the next heartbeat comes."""
 

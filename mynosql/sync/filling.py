@@ -1,0 +1,173 @@
+"""A mirror gets the bodies that its index names: those of changes that came without them, and all when it is filling.
+
+Owns the list of ids that may lack a body, the scan when that list is not enough, and whether this mirror is full. The
+rules stand in docs/PROTOCOL.md, "Filling". Pure; driven by node.Node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from mynosql.row import Row
+from mynosql.sync import effects as fx
+from mynosql.sync.hub import Hub
+
+SCAN_IDS = 256
+
+
+class Filler:
+    """The bodies that a mirror lacks."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._wanted: dict[bytes, None] = {}
+        """Ids that may lack a body, oldest first."""
+        self._asked: set[bytes] = set()
+        self._is_scanning = False
+        self._scan_after = b""
+        self._must_scan = False
+        self._is_looking = False
+        self._has_failed = False
+        """In this scan some body was held by nobody."""
+
+    def start(self) -> None:
+        """This node is a mirror from here on: look what is missing."""
+        self._hub.is_filling = not self._hub.memory.is_filled
+        if self._hub.is_filling and not self._hub.memory.is_filling:
+            self._hub.memory.set_filling(True)
+        self._scan()
+
+    def stop(self) -> None:
+        """This node is a mirror no more."""
+        self._wanted.clear()
+        self._is_scanning = self._must_scan = False
+        self._hub.timers.cancel("fill")
+        if self._hub.is_filling:
+            self._hub.is_filling = False
+            self._hub.announce(fx.Kind.FILLING)
+
+    def want(self, rows: Iterable[Row]) -> None:
+        """These rows came: bodies that did not come with them, nor were here, are asked for after the grace."""
+        hub = self._hub
+        for row in rows:
+            if None not in row.bodies:
+                continue
+            if all(leaf.deleted or body is not None for leaf, body in zip(row.leaves, row.bodies, strict=True)):
+                continue
+            if len(self._wanted) >= hub.options.fill_ids_max:
+                self._must_scan = True
+                break
+            self._wanted[row.id_key] = None
+        if self._wanted or self._must_scan:
+            hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
+
+    def on_caught_up(self) -> None:
+        """A mirror's feed was taken in whole."""
+        if self._hub.is_filling:
+            self._hub.timers.set_earlier("fill", self._hub.now + self._hub.options.fill_grace_s, self._look)
+
+    # Looking
+
+    def _scan(self) -> None:
+        self._must_scan = True
+        self._look()
+
+    def _look(self) -> None:
+        """Find out which of the wanted are missing still, or scan on; then ask for them."""
+        hub = self._hub
+        room = hub.options.fill_in_flight - len(self._asked)
+        if self._is_looking or not hub.is_mirror or room <= 0:
+            return
+        if hub.followers.is_catching_up():  # most bodies are on their way
+            hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
+            return
+        if self._wanted and not self._is_scanning:
+            batch = tuple(id_key for id_key, _ in zip(self._wanted, range(room), strict=False))
+            for id_key in batch:
+                del self._wanted[id_key]
+            self._is_looking = True
+            hub.ask(
+                lambda token: fx.ReadBodies(token=token, id_keys=batch, body_bytes_max=0, bytes_max=1 << 60),
+                partial(self._on_held, batch),
+            )
+        elif self._must_scan or self._is_scanning:
+            if not self._is_scanning:
+                self._is_scanning, self._must_scan, self._has_failed = True, False, False
+                self._scan_after = b""
+            self._is_looking = True
+            hub.ask(
+                lambda token: fx.ReadMissing(token=token, after_key=self._scan_after, limit=min(SCAN_IDS, room)),
+                partial(self._on_missing, min(SCAN_IDS, room)),
+            )
+        else:
+            self._check_full()
+
+    def _on_held(self, batch: tuple[bytes, ...], result: fx.Held | fx.Failed) -> None:
+        self._is_looking = False
+        if isinstance(result, fx.Failed):
+            self._rest()
+            return
+        missing = []
+        for id_key, found in zip(batch, result.rows, strict=False):
+            if found is not None and found.held != (1 << len(found.row.leaves)) - 1:
+                missing.append(id_key)
+        self._ask(missing)
+        self._look()
+
+    def _on_missing(self, limit: int, result: fx.Missing | fx.Failed) -> None:
+        self._is_looking = False
+        if isinstance(result, fx.Failed):
+            self._rest()
+            return
+        if result.id_keys:
+            self._scan_after = result.id_keys[-1]
+        if len(result.id_keys) < limit:
+            self._is_scanning = False
+        self._ask(result.id_keys)
+        self._look()
+
+    def _ask(self, id_keys: Iterable[bytes]) -> None:
+        fresh = [id_key for id_key in id_keys if id_key not in self._asked]
+        self._asked.update(fresh)
+        if fresh:
+            self._hub.fetcher.fill(fresh)
+
+    # Answers
+
+    def on_filled(self, id_key: bytes) -> None:
+        self._asked.discard(id_key)
+        if len(self._asked) <= self._hub.options.fill_in_flight // 2:
+            self._look()
+
+    def on_not_filled(self, id_key: bytes) -> None:
+        """No mirror that can be reached holds it: look again later."""
+        self._asked.discard(id_key)
+        self._has_failed = True
+        self._rest()
+
+    def on_ready(self) -> None:
+        """Another mirror can be asked."""
+        if self._has_failed or self._hub.is_filling:
+            self._has_failed = False
+            self._must_scan = True
+            self._hub.timers.set_earlier("fill", self._hub.now + self._hub.options.fill_grace_s, self._look)
+
+    def _rest(self) -> None:
+        hub = self._hub
+        if hub.dials.ready():
+            self._must_scan = True
+            hub.timers.set_earlier("fill", hub.now + hub.jitter(hub.options.fill_retry_s), self._look)
+
+    # Full
+
+    def _check_full(self) -> None:
+        """Full: nothing is missing, and the feed of at least one other mirror was taken in whole if any is known."""
+        hub = self._hub
+        if not hub.is_filling or self._asked or self._has_failed:
+            return
+        if hub.members.addresses() and not hub.followers.is_any_caught_up():
+            return
+        hub.is_filling = False
+        hub.memory.set_filling(False)
+        hub.announce(fx.Kind.FILLING)

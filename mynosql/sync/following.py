@@ -1,0 +1,331 @@
+"""Following the feed of a mirror: pull what is missing, take what is published, notice gaps, lost tails and silence.
+
+Owns the cursor {index id, seq} of each mirror followed: it moves only with the rows that it counts, in one Apply. The
+rules stand in docs/PROTOCOL.md, "Following". Pure; begun and ended by dialling.Dialled and its strategy.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+
+from mynosql.address import Address
+from mynosql.errors import PeerError
+from mynosql.row import Row
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from mynosql.sync.dialling import Dialled
+from mynosql.sync.hub import Hub
+from mynosql.sync.memory import Cursor, highest_hlc_of
+
+WAITING_MAX = 4
+"""Batches that wait while one is being applied; more are dropped and asked for again."""
+
+
+class Follower:
+    """Our side of the feed of one mirror, while a conversation with it is ready."""
+
+    def __init__(self, hub: Hub, dialled: Dialled, card: ms.Card, heartbeat_ms: int) -> None:
+        self._hub = hub
+        self._dialled = dialled
+        self._address = dialled.address
+        self._card = card
+        self.index_id = card.index_id
+        self.cursor = hub.memory.cursors.get(card.index_id, Cursor(0, 0, card.node))
+        self.head = card.head
+        """The highest seq that it announced."""
+        self._received = self.cursor.seq
+        """All up to here is applied, being applied, or waits for that."""
+        self._request: int | None = None
+        self._is_applying = False
+        self._waiting: deque[tuple[tuple[Row, ...], int]] = deque()
+        self._is_closed = False
+        self.is_caught_up = False
+        self.has_caught_up = False
+        self.is_bringing_bodies = False
+        self._is_entries_only = not hub.is_mirror or (self.cursor.seq == 0 and hub.followers.is_any_caught_up())
+        self._reported = 0
+        self._reported_at = float("-inf")
+        self._heard_at = hub.now
+        self._interval_s = heartbeat_ms / 1000
+        self._is_deaf = card.publisher_port == 0
+        self._subscribed_at = hub.now
+
+    def start(self) -> None:
+        # Subscribe before the Pull: what is published after its answer was read then comes by itself.
+        self._subscribe()
+        self._listen_on()
+        self._pull()
+
+    def close(self) -> None:
+        self._is_closed = True
+        for key in ("pull", "publisher", "report"):
+            self._hub.timers.cancel((key, self._address))
+        if self._card.publisher_port:
+            self._hub.emit(fx.Unsubscribe(address=self._address))
+
+    @property
+    def behind(self) -> int:
+        """Changes announced and not here yet."""
+        return max(self.head - self.cursor.seq, 0)
+
+    # Pull
+
+    def _pull(self) -> None:
+        hub = self._hub
+        if self._request is not None or self._is_closed:
+            return
+        self._request = hub.request()
+        self._after = self._received
+        with_bodies = not self._is_entries_only and hub.followers.may_bring_bodies(self)
+        self.is_bringing_bodies = with_bodies
+        hub.send(self._dialled.link, ms.Pull(
+            request=self._request, index_id=self.index_id, after=self._received, prefixes=(), with_bodies=with_bodies,
+        ))
+        hub.timers.set(("pull", self._address), hub.now + hub.jitter(hub.options.pull_retry_s), self._pull_again)
+
+    def _pull_again(self) -> None:
+        self._request = None
+        self._pull()
+
+    def on_entries(self, message: ms.Entries) -> None:
+        if message.request != self._request:
+            return
+        if message.index_id != self.index_id or message.after != self._after or message.last < message.after:
+            raise PeerError(f"{self._address}: Entries that do not answer our Pull")
+        if message.more and message.last == message.after:
+            raise PeerError(f"{self._address}: Entries that promise more and bring nothing")
+        self._request = None
+        self._hub.timers.cancel(("pull", self._address))
+        self.head = max(self.head, message.head)
+        self._received = message.last
+        if message.more:
+            self._pull()  # before these are applied: the answer is on its way meanwhile
+        self._take(message.rows, message.last)
+
+    # Publications
+
+    def on_changes(self, message: ms.Changes) -> None:
+        if message.index_id != self.index_id:
+            self._dialled.greet()
+            return
+        self._on_heard(self._interval_s)
+        self.head = max(self.head, message.last)
+        if message.last <= self._received or self._request is not None:
+            return
+        if message.first > self._received + 1 or len(self._waiting) >= WAITING_MAX:
+            self._pull()
+            return
+        self._received = message.last
+        self._take(message.rows, message.last)
+
+    def on_heartbeat(self, message: ms.Heartbeat) -> None:
+        hub = self._hub
+        if message.index_id != self.index_id:
+            self._dialled.greet()
+            return
+        self._on_heard(message.next_ms / 1000)
+        self.head = max(self.head, message.head)
+        hub.members.touch(self._card.node, is_filling=message.is_filling)
+        if self.head > self._received:
+            self._pull()
+        elif self.is_caught_up:
+            hub.announce(fx.Kind.CAUGHT_UP)
+
+    # Applying
+
+    def _take(self, rows: tuple[Row, ...], last: int) -> None:
+        self._waiting.append((rows, last))
+        if not self._is_applying:
+            self._apply_next()
+
+    def _apply_next(self) -> None:
+        if not self._waiting:
+            self._on_all_applied()
+            return
+        rows, last = self._waiting.popleft()
+        if last <= self.cursor.seq:
+            self._apply_next()
+            return
+        hlc = max(self.cursor.hlc, highest_hlc_of(rows, self._card.node))
+        cursor = Cursor(last, hlc, self._card.node)
+        notes = self._hub.memory.cursor_note(self.index_id, cursor)
+        self._is_applying = True
+        self._hub.ask(
+            lambda token: fx.Apply(token=token, rows=rows, origin=fx.Origin.INDEX, notes=notes),
+            partial(self._on_applied, rows, cursor),
+        )
+
+    def _on_applied(self, rows: tuple[Row, ...], cursor: Cursor, result: fx.Applied | fx.Failed) -> None:
+        hub = self._hub
+        self._is_applying = False
+        if isinstance(result, fx.Failed):
+            self._on_failed()
+            return
+        hub.memory.cursors[self.index_id] = cursor
+        hub.memory.set_synced()
+        hub.publisher.on_relayed(result)
+        if result.refused:
+            self._apply_bare(rows, result)
+        if hub.is_mirror:
+            hub.filler.want(rows)
+        self.cursor = cursor
+        if not self._is_closed:
+            self._report()
+            self._apply_next()
+
+    def _on_failed(self) -> None:
+        """The store cannot take it: rest, then ask again from what is applied."""
+        if self._is_closed:
+            return
+        self._received = self.cursor.seq
+        self._waiting.clear()
+        self._request = None
+        self._hub.timers.set(("pull", self._address), self._hub.now + self._hub.options.storage_retry_s, self._pull)
+
+    def _apply_bare(self, rows: tuple[Row, ...], result: fx.Applied) -> None:
+        """Rows with a broken body are taken without it: the index stays complete, the body comes from elsewhere."""
+        bad = {refused.id_key for refused in result.refused}
+        bare = tuple(row._replace(bodies=(None,) * len(row.leaves)) for row in rows if row.id_key in bad)
+        self._hub.fail(PeerError(f"{self._address}: {result.refused[0].text}"))
+        self._hub.ask(
+            lambda token: fx.Apply(token=token, rows=bare, origin=fx.Origin.INDEX), self._hub.publisher.on_relayed
+        )
+        if self._hub.is_mirror:
+            self._hub.filler.want(bare)
+
+    def _on_all_applied(self) -> None:
+        hub = self._hub
+        if self._request is not None:
+            return
+        if self.head > self._received:
+            self._pull()
+            return
+        self.is_caught_up = self.has_caught_up = True
+        self._is_entries_only = not hub.is_mirror
+        self.is_bringing_bodies = False
+        hub.announce(fx.Kind.CAUGHT_UP)
+        hub.outbox.on_caught_up(self._dialled, self.index_id)
+        hub.filler.on_caught_up()
+
+    # Reports
+
+    def _report(self) -> None:
+        hub = self._hub
+        if not hub.is_mirror or self.cursor.seq <= self._reported:
+            return
+        due = self._reported_at + hub.options.report_s
+        if hub.now < due:
+            hub.timers.set_earlier(("report", self._address), due, self._report)
+            return
+        self._reported = self.cursor.seq
+        self._reported_at = hub.now
+        hub.send(self._dialled.link, ms.Report(index_id=self.index_id, seq=self.cursor.seq))
+
+    # Silence of the publisher
+
+    def silence(self) -> tuple[float | None, float | None]:
+        """When two heartbeats are missed, and when one is; None: none is expected."""
+        if not self._card.publisher_port:
+            return None, None
+        slack_s = self._hub.options.heartbeat_slack_s
+        silent_at = self._heard_at + 2 * self._interval_s + slack_s
+        return silent_at, None if self._is_deaf else self._heard_at + self._interval_s + slack_s
+
+    def _subscribe(self) -> None:
+        if self._card.publisher_port:
+            first = fx.Topic.BODIES if self._hub.is_mirror else fx.Topic.ENTRIES
+            self._hub.emit(fx.Subscribe(
+                address=self._address, publisher=Address(self._address.host, self._card.publisher_port),
+                topics=(first, fx.Topic.HEARTBEAT),
+            ))
+            self._subscribed_at = self._hub.now
+
+    def _on_heard(self, interval_s: float) -> None:
+        is_other = interval_s != self._interval_s
+        self._heard_at = self._hub.now
+        self._interval_s = interval_s
+        self._is_deaf = False
+        self._listen_on()
+        if is_other:
+            self._dialled.watch_again()
+
+    def _listen_on(self) -> None:
+        hub = self._hub
+        silent_at, _ = self.silence()
+        due = silent_at if silent_at is not None and not self._is_deaf else hub.now + hub.jitter(hub.options.poll_s)
+        hub.timers.set(("publisher", self._address), due, self._on_silence)
+
+    def _on_silence(self) -> None:
+        """Nothing is heard from the publisher: converge by asking, and subscribe anew now and then."""
+        hub = self._hub
+        self._is_deaf = True
+        if hub.now - self._subscribed_at >= hub.options.resubscribe_s and self._card.publisher_port:
+            hub.emit(fx.Unsubscribe(address=self._address))
+            self._subscribe()
+        self._pull()
+        self._listen_on()
+
+
+class Followers:
+    """All feeds that a node follows: a peer one, a mirror one of each other mirror."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._by_address: dict[Address, Follower] = {}
+
+    def begin(self, dialled: Dialled, welcome: ms.Welcome) -> None:
+        """The feed of that mirror is followed from here on."""
+        self.end(dialled)
+        follower = Follower(self._hub, dialled, welcome.card, welcome.heartbeat_ms)
+        self._by_address[dialled.address] = follower
+        follower.start()
+        dialled.watch_again()
+
+    def end(self, dialled: Dialled) -> None:
+        follower = self._by_address.pop(dialled.address, None)
+        if follower is not None:
+            follower.close()
+
+    def find(self, dialled: Dialled) -> Follower | None:
+        return self._by_address.get(dialled.address)
+
+    def on_entries(self, dialled: Dialled, message: ms.Entries) -> None:
+        follower = self._by_address.get(dialled.address)
+        if follower is not None:
+            follower.on_entries(message)
+
+    def on_published(self, address: Address, message: ms.Message) -> None:
+        """One publication of a mirror. Raises PeerError for a message that is none."""
+        follower = self._by_address.get(address)
+        if isinstance(message, ms.Changes):
+            if follower is not None:
+                follower.on_changes(message)
+        elif isinstance(message, ms.Heartbeat):
+            if follower is not None:
+                follower.on_heartbeat(message)
+        else:
+            raise PeerError(f"{address}: {type(message).__name__} is not published")
+
+    def silence_of(self, dialled: Dialled) -> tuple[float | None, float | None]:
+        follower = self._by_address.get(dialled.address)
+        return (None, None) if follower is None else follower.silence()
+
+    def all(self) -> Iterable[Follower]:
+        return self._by_address.values()
+
+    def is_any_caught_up(self) -> bool:
+        return any(follower.has_caught_up for follower in self.all())
+
+    def is_catching_up(self) -> bool:
+        """Bodies are coming by Entries just now."""
+        return any(follower.is_bringing_bodies for follower in self.all())
+
+    def may_bring_bodies(self, asking: Follower) -> bool:
+        """One mirror at a time sends bodies along; the others would send the same ones."""
+        return not any(follower.is_bringing_bodies for follower in self.all() if follower is not asking)
+
+    @property
+    def behind(self) -> int:
+        return max((follower.behind for follower in self.all()), default=0)

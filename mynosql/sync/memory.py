@@ -1,0 +1,176 @@
+"""What a node remembers of the mesh across openings: cursors, confirmations, what is delivered, database ids.
+
+Read once from the store's notes; every change is handed back as a SetNote, or as a note that stands or falls with the
+rows of an Apply. Addresses and mirrors are membership.Membership's. Notes that cannot be read count as not there: the
+worst that follows is work done twice. Numbers are ASCII decimals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import msgpack
+
+from mynosql.row import Row
+
+DATABASE_ID_BYTES = 16
+DATABASES_MAX = 8
+REJECTED_TEXT_MAX = 400
+
+
+class Cursor(NamedTuple):
+    """How far the feed of one index was taken in."""
+
+    seq: int
+    hlc: int = 0
+    """Highest clock of a version of `node` in it."""
+    node: int = 0
+    """Whose index it is."""
+
+
+class Rejected(NamedTuple):
+    """A change of ours that a mirror refused; it stays here and is not sent again until the record changes."""
+
+    id_key: bytes
+    code: str
+    text: str
+
+
+class Memory:
+    """The small durable state of the protocol. set_note: hands a changed note to the store."""
+
+    def __init__(self, notes: Mapping[str, bytes], set_note: Callable[[str, bytes], None]) -> None:
+        self._set_note = set_note
+        self.cursors: dict[bytes, Cursor] = {}
+        """Per index id: how far we pulled."""
+        self.pushed: dict[bytes, Cursor] = {}
+        """Per index id: how far it pushed to us."""
+        self.offered: set[bytes] = set()
+        """Index ids that have been offered what we hold."""
+        self.confirmed: dict[int, int] = {}
+        """Per mirror's node id: how much of our feed it has on its disk."""
+        self.rejected: dict[int, Rejected] = {}
+        self.databases = _databases_from(notes.get("database", b""))
+        self.delivered = _number_from(notes.get("delivered", b""))
+        """Our owed changes up to this seq are on a mirror's disk."""
+        self.owed_all_until = _number_from(notes.get("owed-all-until", b""))
+        """Changes above `delivered` and up to this are owed whoever wrote them: we were a mirror then."""
+        self.is_filling = notes.get("filling") == b"1"
+        self.is_filled = notes.get("filling") == b"0"
+        """This node was a full mirror before."""
+        self.is_synced = notes.get("synced") == b"1"
+        for key, value in notes.items():
+            self._read(key, value)
+
+    def _read(self, key: str, value: bytes) -> None:
+        kind, _, name = key.partition("/")
+        try:
+            if kind == "cursor":
+                self.cursors[bytes.fromhex(name)] = _cursor_from(value)
+            elif kind == "pushed":
+                self.pushed[bytes.fromhex(name)] = _cursor_from(value)
+            elif kind == "offered":
+                self.offered.add(bytes.fromhex(name))
+            elif kind == "confirmed":
+                self.confirmed[int(name, 16)] = int(value)
+            elif kind == "rejected":
+                self.rejected[int(name)] = Rejected(*msgpack.unpackb(value))
+        except (ValueError, TypeError):
+            return
+
+    # Cursors: written with the rows that they count
+
+    def cursor_note(self, index_id: bytes, cursor: Cursor) -> dict[str, bytes]:
+        """The note that says so, for the Apply of the rows; call set_cursor once that is done."""
+        return {f"cursor/{index_id.hex()}": _pack_cursor(cursor)}
+
+    def pushed_note(self, index_id: bytes, cursor: Cursor) -> dict[str, bytes]:
+        return {f"pushed/{index_id.hex()}": _pack_cursor(cursor)}
+
+    def hlc_of(self, node: int) -> int:
+        """The highest clock of a version of that node that came from itself; 0: none."""
+        found = [cursor.hlc for cursors in (self.cursors, self.pushed) for cursor in cursors.values()
+                 if cursor.node == node]
+        return max(found, default=0)
+
+    # Notes of their own
+
+    def set_offered(self, index_id: bytes) -> None:
+        self.offered.add(index_id)
+        self._set_note(f"offered/{index_id.hex()}", b"1")
+
+    def set_confirmed(self, node: int, seq: int) -> None:
+        self.confirmed[node] = seq
+        self._set_note(f"confirmed/{node:016x}", b"%d" % seq)
+
+    def forget_confirmed(self) -> None:
+        for node in self.confirmed:
+            self._set_note(f"confirmed/{node:016x}", b"")
+        self.confirmed.clear()
+
+    @property
+    def confirmed_seq(self) -> int:
+        """The most that any other mirror confirmed."""
+        return max(self.confirmed.values(), default=0)
+
+    def set_delivered(self, seq: int, *, is_kept: bool) -> None:
+        """is_kept: write it down; not needed when nothing was owed in between."""
+        self.delivered = seq
+        if is_kept:
+            self._set_note("delivered", b"%d" % seq)
+
+    def set_owed_all_until(self, seq: int) -> None:
+        self.owed_all_until = seq
+        self._set_note("owed-all-until", b"%d" % seq)
+
+    def set_rejected(self, seq: int, rejected: Rejected) -> None:
+        self.rejected[seq] = rejected
+        value: bytes = msgpack.packb([rejected.id_key, rejected.code, rejected.text[:REJECTED_TEXT_MAX]])
+        self._set_note(f"rejected/{seq}", value)
+
+    def settle_rejected(self, id_keys: set[bytes]) -> bool:
+        """Records that were accepted after all are rejected no more; True if there was one."""
+        settled = [seq for seq, rejected in self.rejected.items() if rejected.id_key in id_keys]
+        for seq in settled:
+            del self.rejected[seq]
+            self._set_note(f"rejected/{seq}", b"")
+        return bool(settled)
+
+    def set_databases(self, databases: Iterable[bytes]) -> None:
+        self.databases = tuple(sorted(databases))[:DATABASES_MAX]
+        self._set_note("database", b"".join(self.databases))
+
+    def set_filling(self, is_filling: bool) -> None:
+        self.is_filling = is_filling
+        self.is_filled = not is_filling
+        self._set_note("filling", b"1" if is_filling else b"0")
+
+    def set_synced(self) -> None:
+        if not self.is_synced:
+            self.is_synced = True
+            self._set_note("synced", b"1")
+
+
+def highest_hlc_of(rows: Iterable[Row], node: int) -> int:
+    """The highest clock among the leaves that this node wrote; 0: none."""
+    return max((leaf.hlc for row in rows for leaf in row.leaves if leaf.node == node), default=0)
+
+
+def _pack_cursor(cursor: Cursor) -> bytes:
+    return b"%d %d %d" % cursor
+
+
+def _cursor_from(value: bytes) -> Cursor:
+    seq, hlc, node = map(int, value.split())
+    return Cursor(seq, hlc, node)
+
+
+def _number_from(value: bytes) -> int:
+    return int(value) if value.isdigit() else 0
+
+
+def _databases_from(value: bytes) -> tuple[bytes, ...]:
+    if len(value) % DATABASE_ID_BYTES:
+        return ()
+    return tuple(value[at : at + DATABASE_ID_BYTES] for at in range(0, len(value), DATABASE_ID_BYTES))

@@ -1,0 +1,153 @@
+"""Offering what we hold to a mirror whose index is met for the first time: it may be new, rebuilt or restored.
+
+Digests of all that is held and not owed are compared, page by page; what the mirror lacks is pushed as it is held. The
+outbox brings what is owed. The rules stand in docs/PROTOCOL.md, "Offer". Pure; begun by pushing.Outbox after the full
+pull.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mynosql.errors import PeerError
+from mynosql.row import Row
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from mynosql.sync.dialling import Dialled
+from mynosql.sync.hub import Hub
+from mynosql.sync.receiving import without_leaves
+
+
+class Offering:
+    """One pass over what we hold."""
+
+    def __init__(self, hub: Hub, dialled: Dialled, index_id: bytes, on_done: Callable[[], None]) -> None:
+        self._hub = hub
+        self._dialled = dialled
+        self._index_id = index_id
+        self._on_done = on_done
+        self._after_key = b""
+        self._page: tuple[fx.Offered, ...] = ()
+        self._wanted: tuple[bytes, ...] = ()
+        """Id keys that are still to be pushed."""
+        self._request = 0
+        """Of the Offer or Push that waits for its answer."""
+        self._pushed_count = 0
+        """How many of _wanted the Push under way covers."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """The conversation is over; the next one with this index begins anew."""
+        self._is_closed = True
+        self._hub.timers.cancel("offer")
+
+    def start(self) -> None:
+        self._next_page()
+
+    def _next_page(self) -> None:
+        hub = self._hub
+        self._hub.ask(
+            lambda token: fx.ReadOffers(
+                token=token, after_key=self._after_key, limit=hub.options.offer_count, until_seq=hub.memory.delivered,
+            ),
+            self._on_page,
+        )
+
+    def _on_page(self, result: fx.Offers | fx.Failed) -> None:
+        if self._is_closed:
+            return
+        if isinstance(result, fx.Failed):
+            self.arm()
+            return
+        self._page = result.offers
+        if not self._page:
+            self._hub.memory.set_offered(self._index_id)
+            self._hub.timers.cancel("offer")
+            self._on_done()
+            return
+        self._offer()
+
+    def _offer(self) -> None:
+        self._wanted = ()
+        self._request = self._hub.request()
+        self._hub.send(self._dialled.link, ms.Offer(
+            request=self._request,
+            items=tuple(ms.OfferItem(offered.id_hash, offered.digest) for offered in self._page),
+        ))
+        self.arm()
+
+    def on_want(self, message: ms.Want) -> None:
+        if message.request != self._request:
+            return
+        if any(position >= len(self._page) for position in message.positions):
+            raise PeerError("Want names more than was offered")
+        self._wanted = tuple(self._page[position].id_key for position in message.positions)
+        self._push_next()
+
+    def _push_next(self) -> None:
+        if not self._wanted:
+            self._after_key = self._page[-1].id_key
+            self._next_page()
+            return
+        hub = self._hub
+        hub.ask(
+            lambda token: fx.ReadBodies(
+                token=token, id_keys=self._wanted, body_bytes_max=hub.options.inline_bytes_max,
+                bytes_max=hub.options.push_bytes,
+            ),
+            self._on_held,
+        )
+
+    def _on_held(self, result: fx.Held | fx.Failed) -> None:
+        if self._is_closed:
+            return
+        if isinstance(result, fx.Failed):
+            self.arm()
+            return
+        hub = self._hub
+        self._pushed_count = len(result.rows)
+        rows = tuple(row for row in map(_as_held, result.rows) if row is not None)
+        if not rows:
+            self._on_pushed()
+            return
+        self._request = hub.request()
+        hub.send(self._dialled.link, ms.Push(
+            request=self._request, index_id=hub.index_id, first=0, last=0, rows=rows,
+        ))
+        self.arm()
+
+    def on_ack(self, message: ms.Ack) -> bool:
+        """True when this Ack was meant for us."""
+        if message.request != self._request:
+            return False
+        if message.refused:
+            self._hub.fail(PeerError(
+                f"{self._dialled.address}: {len(message.refused)} of the records that it lacks were refused: "
+                f"{message.refused[0].text}"
+            ))
+        self._on_pushed()
+        return True
+
+    def _on_pushed(self) -> None:
+        self._wanted = self._wanted[self._pushed_count :]
+        self._push_next()
+
+    def arm(self) -> None:
+        """Without an answer this page is offered again."""
+        hub = self._hub
+        hub.timers.set("offer", hub.now + hub.jitter(hub.options.push_retry_s), self._again)
+
+    def _again(self) -> None:
+        if self._page:
+            self._offer()
+        else:
+            self._next_page()
+
+
+def _as_held(found: fx.HeldRow | None) -> Row | None:
+    """The row with the leaves whose bodies we hold; None: nothing to give."""
+    if found is None:
+        return None
+    row, held = found
+    gone = [leaf for position, leaf in enumerate(row.leaves) if not held >> position & 1]
+    return without_leaves(row, gone) if gone else row

@@ -1,0 +1,152 @@
+"""What a mirror publishes: its changes as they become durable, and heartbeats that say how far they go.
+
+Owns the announced seq, the pace of the heartbeats, and the choice of bodies that travel inline. With nobody listening
+it does nothing and sets no timer. The rules stand in docs/PROTOCOL.md, "Publishing". Pure; driven by node.Node.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+
+from mynosql.row import Row
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from mynosql.sync.hub import Hub
+
+RELAYED_MAX = 4096
+"""Ranges of relayed changes that are remembered until they are published; beyond that bodies are left out."""
+
+
+class Publisher:
+    """The publishing side of a mirror."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._announced = hub.durable
+        """All up to here was published, or nobody was listening."""
+        self._read = hub.durable
+        """All up to here was read; above _announced there was nothing left to publish (superseded rows)."""
+        self._is_reading = False
+        self._relayed: deque[tuple[int, int]] = deque()
+        """Our seqs of changes that came from other mirrors and are not published yet."""
+        self._changed_at = float("-inf")
+        self._interval_s = hub.options.heartbeat_s
+
+    def reset(self) -> None:
+        """A new identity or mode: what follows starts from what is durable now."""
+        self._announced = self._read = self._hub.durable
+        self._is_reading = False
+        self._relayed.clear()
+        self._hub.timers.cancel("heartbeat")
+
+    @property
+    def next_ms(self) -> int:
+        """What a Welcome promises: the first heartbeat comes within this time."""
+        return int(self._hub.options.heartbeat_s * 1000)
+
+    def on_audience(self) -> None:
+        """Somebody new listens: it is told of the heartbeat's pace soon."""
+        hub = self._hub
+        self._interval_s = hub.options.heartbeat_s
+        hub.timers.set_earlier("heartbeat", hub.now + self._interval_s, self._beat)
+
+    def on_relayed(self, result: fx.Applied | fx.Failed) -> None:
+        """Changes of another mirror got these seqs here: whoever takes our bodies gets them there as well."""
+        if not isinstance(result, fx.Applied) or not result.last_seq or not self._hub.is_mirror:
+            return
+        relayed = self._relayed
+        if relayed and relayed[-1][1] + 1 == result.first_seq:
+            relayed[-1] = (relayed[-1][0], result.last_seq)
+        elif len(relayed) < RELAYED_MAX:
+            relayed.append((result.first_seq, result.last_seq))
+
+    def on_durable(self) -> None:
+        """The newest durable seq moved: tell those who listen."""
+        hub = self._hub
+        if not hub.is_mirror:
+            return
+        if not hub.server.has_audience:
+            self._announced = self._read = hub.durable
+            self._relayed.clear()
+            return
+        self._changed_at = hub.now
+        if self._interval_s > hub.options.heartbeat_s:
+            self._interval_s = hub.options.heartbeat_s
+            hub.timers.set_earlier("heartbeat", hub.now + self._interval_s, self._beat)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        hub = self._hub
+        if self._is_reading or hub.durable <= self._read:
+            return
+        self._is_reading = True
+        until = hub.durable
+        is_all_relayed = bool(self._relayed) and self._relayed[0][0] <= self._read + 1 and (
+            self._relayed[0][1] >= until
+        )
+        body_bytes_max = 0
+        if hub.server.has_mirror_audience and not is_all_relayed:
+            body_bytes_max = hub.options.publish_body_bytes_max
+        after = self._read
+        hub.ask(
+            lambda token: fx.ReadFeed(
+                token=token, after=after, until=until, bytes_max=hub.options.publish_bytes,
+                body_bytes_max=body_bytes_max,
+            ),
+            self._on_feed,
+        )
+
+    def _on_feed(self, result: fx.Feed | fx.Failed) -> None:
+        hub = self._hub
+        self._is_reading = False
+        if isinstance(result, fx.Failed):
+            return  # a subscriber sees the gap at the next heartbeat and asks
+        self._read = result.last
+        if result.rows:
+            # From the one after the last announced, though nothing of that may be left: no gap is to be seen.
+            first, last = self._announced + 1, result.last
+            if hub.server.has_mirror_audience:
+                self._publish(fx.Topic.BODIES, first, last, self._with_own_bodies(result.rows))
+            if hub.server.has_peer_audience:
+                self._publish(fx.Topic.ENTRIES, first, last, tuple(map(_without_bodies, result.rows)))
+            self._announced = result.last
+        while self._relayed and self._relayed[0][1] <= self._read:
+            self._relayed.popleft()
+        self._read_on()
+
+    def _publish(self, topic: fx.Topic, first: int, last: int, rows: tuple[Row, ...]) -> None:
+        message = ms.Changes(index_id=self._hub.index_id, first=first, last=last, rows=rows)
+        self._hub.emit(fx.Publish(topic=topic, message=message))
+
+    def _with_own_bodies(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """Bodies only where the change entered the mirrors here."""
+        if not self._relayed:
+            return rows
+        starts = [first for first, _ in self._relayed]
+
+        def is_relayed(seq: int) -> bool:
+            position = bisect_right(starts, seq) - 1
+            return position >= 0 and seq <= self._relayed[position][1]
+
+        return tuple(_without_bodies(row) if is_relayed(row.seq) else row for row in rows)
+
+    def _beat(self) -> None:
+        hub = self._hub
+        if not hub.is_mirror or not hub.server.has_audience:
+            return
+        options = hub.options
+        if hub.now - self._changed_at < options.active_s:
+            self._interval_s = options.heartbeat_s
+        else:
+            self._interval_s = min(self._interval_s * 1.5, options.heartbeat_s_max)
+        hub.emit(fx.Publish(topic=fx.Topic.HEARTBEAT, message=ms.Heartbeat(
+            index_id=hub.index_id, head=hub.durable, next_ms=int(self._interval_s * 1000), is_filling=hub.is_filling,
+        )))
+        hub.timers.set("heartbeat", hub.now + self._interval_s, self._beat)
+
+
+def _without_bodies(row: Row) -> Row:
+    if row.bodies.count(None) == len(row.bodies):
+        return row
+    return row._replace(bodies=(None,) * len(row.bodies))

@@ -1,0 +1,227 @@
+"""The outbox of a peer: what it wrote goes to the mirror that it follows, in batches with credit, until acknowledged.
+
+Owns the seq up to which everything owed is delivered; rows lie in the store, never here. Also starts the offers to an
+index that is met for the first time (offering.Offering). The rules stand in docs/PROTOCOL.md, "Push". Pure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+from mynosql.errors import PeerError
+from mynosql.row import Row
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from mynosql.sync.dialling import Dialled
+from mynosql.sync.hub import Hub
+from mynosql.sync.memory import Rejected
+from mynosql.sync.offering import Offering
+from mynosql.sync.receiving import bare_leaves, without_leaves
+from mynosql.sync.wire import PUSH_ROWS_MAX
+
+ROW_BYTES = 100
+"""What a row counts for besides its bodies."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """One Push under way."""
+
+    request: int
+    last: int
+    spent_bytes: int
+    keys: tuple[tuple[bytes, int], ...]
+    """Id key and seq of each row."""
+    is_acked: bool = False
+
+
+class Outbox:
+    """What this node still owes to the mirrors."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._dialled: Dialled | None = None
+        self._sent = 0
+        """All owed rows up to here are delivered or in flight."""
+        self._flight: deque[Batch] = deque()
+        self._reading = 0
+        """Which reading is under way; 0: none. A result for another one is of an older conversation."""
+        self._readings = 0
+        self._tries = 0
+        self._offering: Offering | None = None
+
+    # Whom it goes to
+
+    def attach(self, dialled: Dialled) -> None:
+        """That mirror takes the outbox from here on; what was not acknowledged is sent again."""
+        self._dialled = dialled
+        self._tries = 0
+        self._begin()
+
+    def detach(self, dialled: Dialled) -> None:
+        """That mirror takes no more."""
+        if self._dialled is dialled:
+            self._dialled = None
+            self._flight.clear()
+            self._reading = 0
+            self._hub.timers.cancel("push")
+            if self._offering is not None:
+                self._offering.close()
+                self._offering = None
+
+    def _begin(self) -> None:
+        self._sent = self._hub.memory.delivered
+        self._flight.clear()
+        self._reading = 0
+        self._read_on()
+
+    def is_owed(self, seq: int, owed: bool) -> bool:
+        """No mirror (no other, for a mirror) has confirmed the change with that seq."""
+        memory = self._hub.memory
+        return seq > memory.delivered and (owed or seq <= memory.owed_all_until)
+
+    # Sending
+
+    def on_durable(self) -> None:
+        """There may be more to deliver."""
+        self._read_on()
+
+    def _read_on(self) -> None:
+        hub, memory = self._hub, self._hub.memory
+        credit = hub.options.push_credit_bytes - sum(batch.spent_bytes for batch in self._flight if not batch.is_acked)
+        if self._dialled is None or self._reading or credit <= 0 or hub.durable <= self._sent:
+            return
+        is_all_owed = self._sent < memory.owed_all_until
+        until = min(hub.durable, memory.owed_all_until) if is_all_owed else hub.durable
+        self._readings += 1
+        self._reading = self._readings
+        after = self._sent
+        hub.ask(
+            lambda token: fx.ReadFeed(
+                token=token, after=after, until=until, bytes_max=hub.options.push_bytes,
+                body_bytes_max=hub.options.inline_bytes_max, owed_only=not is_all_owed,
+            ),
+            partial(self._on_feed, self._reading),
+        )
+
+    def _on_feed(self, reading: int, result: fx.Feed | fx.Failed) -> None:
+        if reading != self._reading:
+            return
+        self._reading = 0
+        if isinstance(result, fx.Failed):
+            self._arm()
+            return
+        rows = [row for row in map(self._sendable, result.rows) if row is not None]
+        starts = range(0, len(rows), PUSH_ROWS_MAX)
+        for start in starts:
+            chunk = tuple(rows[start : start + PUSH_ROWS_MAX])
+            is_end = start == starts[-1]
+            self._push(chunk, result.last if is_end else chunk[-1].seq)
+        self._sent = result.last
+        self._settle()
+        self._read_on()
+
+    def _sendable(self, row: Row) -> Row | None:
+        """Without leaves whose body is not here: they came from other nodes, which have it. Large ones are fetched."""
+        inline_bytes_max = self._hub.options.inline_bytes_max
+        bare = [leaf for leaf in bare_leaves(row) if leaf.size <= inline_bytes_max]
+        return without_leaves(row, bare) if bare else row
+
+    def _push(self, rows: tuple[Row, ...], last: int) -> None:
+        hub = self._hub
+        assert self._dialled is not None
+        spent = sum(ROW_BYTES + sum(len(body) for body in row.bodies if body is not None) for row in rows)
+        batch = Batch(hub.request(), last, spent, tuple((row.id_key, row.seq) for row in rows))
+        hub.send(self._dialled.link, ms.Push(
+            request=batch.request, index_id=hub.index_id, first=self._sent + 1, last=last, rows=rows,
+        ))
+        self._sent = last
+        self._flight.append(batch)
+        if len(self._flight) == 1:
+            self._arm()
+
+    # Acknowledgements
+
+    def on_ack(self, dialled: Dialled, message: ms.Ack) -> None:
+        """An Ack that answers nothing under way is of what was given up, and ignored."""
+        if dialled is not self._dialled or message.index_id != self._hub.index_id:
+            return
+        if self._offering is not None and self._offering.on_ack(message):
+            return
+        batch = next((batch for batch in self._flight if batch.request == message.request), None)
+        if batch is None or batch.is_acked:
+            return
+        batch.is_acked = True
+        self._tries = 0
+        self._note_refused(batch, message)
+        delivered = self._hub.memory.delivered
+        while self._flight and self._flight[0].is_acked:
+            delivered = self._flight.popleft().last
+        if delivered > self._hub.memory.delivered:
+            self._hub.memory.set_delivered(delivered, is_kept=True)
+            self._hub.announce(fx.Kind.DELIVERED)
+        self._arm()
+        self._settle()
+        self._read_on()
+
+    def _note_refused(self, batch: Batch, message: ms.Ack) -> None:
+        """A refused change goes aside with its reason, and blocks nothing behind it."""
+        hub, memory = self._hub, self._hub.memory
+        refused: set[bytes] = set()
+        for refusal in message.refused:
+            if refusal.position >= len(batch.keys):
+                raise PeerError(f"Ack refuses row {refusal.position} of a Push of {len(batch.keys)}")
+            id_key, seq = batch.keys[refusal.position]
+            refused.add(id_key)
+            memory.settle_rejected({id_key})
+            memory.set_rejected(seq, Rejected(id_key, refusal.code, refusal.text))
+            hub.fail(PeerError(f"a mirror refused a change of ours ({refusal.code}): {refusal.text}"))
+        is_settled = memory.settle_rejected({key for key, _ in batch.keys} - refused) if memory.rejected else False
+        if refused or is_settled:
+            hub.announce(fx.Kind.REJECTED)
+
+    def _settle(self) -> None:
+        """With nothing in flight, all that was read is delivered: nothing of it was owed, or it is acknowledged."""
+        memory = self._hub.memory
+        if not self._flight and self._sent > memory.delivered:
+            memory.set_delivered(self._sent, is_kept=False)
+            self._hub.announce(fx.Kind.DELIVERED)
+
+    def on_progress(self, dialled: Dialled) -> None:
+        """The mirror is fetching a large body of a Push: it works on the answer."""
+        if dialled is self._dialled:
+            if self._flight:
+                self._arm()
+            if self._offering is not None:
+                self._offering.arm()
+
+    def _arm(self) -> None:
+        hub = self._hub
+        if self._flight:
+            wait_s = hub.backoff(self._tries + 1, hub.options.push_retry_s, 4 * hub.options.push_retry_s)
+            hub.timers.set("push", hub.now + wait_s, self._again)
+        else:
+            hub.timers.cancel("push")
+
+    def _again(self) -> None:
+        self._tries += 1
+        self._begin()
+
+    # Offers
+
+    def on_caught_up(self, dialled: Dialled, index_id: bytes) -> None:
+        """We have all of theirs: an index that we meet for the first time is offered what we hold."""
+        hub = self._hub
+        if dialled is not self._dialled or self._offering is not None or index_id in hub.memory.offered:
+            return
+        self._offering = Offering(hub, dialled, index_id, self._on_offered)
+        self._offering.start()
+
+    def _on_offered(self) -> None:
+        self._offering = None
+
+    def on_want(self, dialled: Dialled, message: ms.Want) -> None:
+        if dialled is self._dialled and self._offering is not None:
+            self._offering.on_want(message)

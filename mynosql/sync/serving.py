@@ -1,0 +1,327 @@
+"""Conversations that others began with this mirror: who they are, and the answers to what they ask.
+
+Owns the served sessions. Nothing but Hello is accepted before Welcome, and nothing from another user than the one who
+said Hello. What is pushed goes to receiving.Receiver. The rules stand in docs/PROTOCOL.md, "Handshake" and "Serving".
+Pure; driven by node.Node.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mynosql.errors import PeerError
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from mynosql.sync.handshake import (
+    choose_version,
+    find_loss,
+    join_databases,
+    judge_hello,
+    known_of,
+    mint_database,
+    our_card,
+)
+from mynosql.sync.hub import Hub
+from mynosql.sync.receiving import Receiver
+
+QUESTIONS_MAX = 32
+"""Unanswered questions of one kind over one link; an honest asker has two Pulls, four Fetches or four pieces."""
+
+
+class Served:
+    """One conversation that another node began."""
+
+    def __init__(self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str) -> None:
+        self._hub = hub
+        self.link = link
+        self.card = card
+        self.user_id = user_id
+        self.heard_at = hub.now
+        self.receiver = Receiver(hub, link, card)
+        self._open_questions = 0
+
+    def close(self) -> None:
+        self.receiver.close()
+        self._hub.pieces.drop_link(self.link)
+
+    def on_message(self, message: ms.Message) -> None:
+        """One message after the Hello. Raises PeerError for one that has no place here."""
+        hub = self._hub
+        if isinstance(message, ms.Pull):
+            self._on_pull(message)
+        elif isinstance(message, ms.Fetch):
+            self._count_question()
+            self._read_bodies(message.request, message.id_keys)
+        elif isinstance(message, ms.FetchPiece):
+            hub.pieces.serve(self.link, message)
+        elif isinstance(message, ms.Push):
+            self.receiver.on_push(message)
+        elif isinstance(message, ms.Piece):
+            hub.pieces.on_piece(self.link, message)
+        elif isinstance(message, ms.Offer):
+            self._on_offer(message)
+        elif isinstance(message, ms.Report):
+            self._on_report(message)
+        elif isinstance(message, ms.Mirrors):
+            hub.members.learn(message.mirrors, is_local=hub.server.is_local)
+        elif isinstance(message, ms.Ping):
+            hub.send(self.link, ms.Pong(number=message.number))
+        elif not isinstance(message, ms.Pong):
+            raise PeerError(f"{self.link.name}: {type(message).__name__} does not come from a node that we serve")
+
+    def _count_question(self) -> None:
+        self._open_questions += 1
+        if self._open_questions > QUESTIONS_MAX:
+            raise PeerError(f"{self.link.name}: more than {QUESTIONS_MAX} questions before the first answer")
+
+    # Feed
+
+    def _on_pull(self, message: ms.Pull) -> None:
+        hub = self._hub
+        if message.index_id != hub.index_id:
+            hub.server.say_bye(self, ms.ByeCode.RENEWED, "the index has another id by now")
+            return
+        if message.after > hub.durable:
+            hub.renew(f"another node knows {message.after} changes of this one, which has {hub.durable}")
+            return
+        self._count_question()
+        until = hub.durable
+        hub.memory.set_synced()
+        hub.ask(
+            lambda token: fx.ReadFeed(
+                token=token, after=message.after, until=until, bytes_max=hub.options.pull_bytes,
+                body_bytes_max=hub.options.inline_bytes_max if message.with_bodies else 0, prefixes=message.prefixes,
+            ),
+            partial(self._on_feed, message, until),
+        )
+
+    def _on_feed(self, asked: ms.Pull, until: int, result: fx.Feed | fx.Failed) -> None:
+        self._open_questions -= 1
+        if isinstance(result, fx.Failed):
+            self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
+            return
+        self._hub.send(self.link, ms.Entries(
+            request=asked.request, index_id=asked.index_id, after=asked.after, last=result.last, head=until,
+            more=result.more, rows=result.rows,
+        ))
+
+    # Bodies
+
+    def _read_bodies(self, request: int, id_keys: tuple[bytes, ...]) -> None:
+        hub = self._hub
+        if not id_keys:
+            self._open_questions -= 1
+            return
+        hub.ask(
+            lambda token: fx.ReadBodies(
+                token=token, id_keys=id_keys, body_bytes_max=hub.options.inline_bytes_max,
+                bytes_max=hub.options.fetch_bytes,
+            ),
+            partial(self._on_bodies, request, id_keys),
+        )
+
+    def _on_bodies(self, request: int, id_keys: tuple[bytes, ...], result: fx.Held | fx.Failed) -> None:
+        if isinstance(result, fx.Failed):
+            self._open_questions -= 1
+            self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
+            return
+        items = tuple(map(self._item, id_keys, result.rows))
+        self._hub.send(self.link, ms.Bodies(request=request, items=items))
+        self._read_bodies(request, id_keys[len(items) :])
+
+    def _item(self, id_key: bytes, found: fx.HeldRow | None) -> ms.BodyItem:
+        if found is None:
+            status = ms.Status.NOT_HELD if self._hub.is_filling else ms.Status.ABSENT
+            return ms.BodyItem(id_key, status, None)
+        row = found.row
+        large = 0
+        for position, leaf in enumerate(row.leaves):
+            if not leaf.deleted and row.bodies[position] is None and found.held >> position & 1:
+                large |= 1 << position
+        if not found.held & 1:
+            return ms.BodyItem(id_key, ms.Status.NOT_HELD, row, large)
+        return ms.BodyItem(id_key, ms.Status.LARGE if large else ms.Status.HELD, row, large)
+
+    # Offers and reports
+
+    def _on_offer(self, message: ms.Offer) -> None:
+        self._count_question()
+        self._hub.ask(
+            lambda token: fx.CompareOffers(token=token, offers=message.items),
+            partial(self._on_compared, message.request),
+        )
+
+    def _on_compared(self, request: int, result: fx.Compared | fx.Failed) -> None:
+        self._open_questions -= 1
+        if isinstance(result, fx.Failed):
+            self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
+            return
+        self._hub.send(self.link, ms.Want(request=request, positions=result.wanted))
+
+    def _on_report(self, message: ms.Report) -> None:
+        hub = self._hub
+        if not self.card.is_mirror or message.index_id != hub.index_id:
+            return
+        if message.seq > hub.durable:
+            raise PeerError(f"{self.link.name}: reports change {message.seq}, the newest is {hub.durable}")
+        if message.seq > hub.memory.confirmed.get(self.card.node, 0):
+            hub.memory.set_confirmed(self.card.node, message.seq)
+            if message.seq > hub.memory.delivered:
+                hub.memory.set_delivered(message.seq, is_kept=True)
+            hub.announce(fx.Kind.DELIVERED)
+
+
+class Server:
+    """All conversations that others began with this node."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._sessions: dict[fx.Link, Served] = {}
+        self._held: dict[int, tuple[fx.Link, ms.Hello, str]] = {}
+        """Hellos that wait for the older conversation of the same node id to prove that it lives, by node id."""
+        self._mirror_count = 0
+
+    # Audience
+
+    @property
+    def has_audience(self) -> bool:
+        return bool(self._sessions)
+
+    @property
+    def has_mirror_audience(self) -> bool:
+        return self._mirror_count > 0
+
+    @property
+    def has_peer_audience(self) -> bool:
+        return self._mirror_count < len(self._sessions)
+
+    @property
+    def count(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def is_local(self) -> bool:
+        """Those who reach us may be told loopback addresses, and tell them."""
+        return self._hub.advertised is None or self._hub.advertised.is_loopback
+
+    def find(self, link: fx.Link) -> Served | None:
+        return self._sessions.get(link)
+
+    def links(self) -> list[fx.Link]:
+        return list(self._sessions)
+
+    # Messages
+
+    def on_message(self, link: fx.Link, message: ms.Message, user_id: str) -> None:
+        """One message over a served link. Raises PeerError for one that has no place in the protocol."""
+        if isinstance(message, ms.Hello):
+            self._on_hello(link, message, user_id)
+            return
+        session = self._sessions.get(link)
+        if session is None:
+            if not isinstance(message, ms.Bye | ms.Pong):
+                self._hub.send(link, ms.Bye(code=ms.ByeCode.NO_SESSION, text="say Hello first"))
+            return
+        if user_id != session.user_id:
+            raise PeerError(f"{link.name}: a message of another user than the one who said Hello")
+        session.heard_at = self._hub.now
+        if isinstance(message, ms.Bye):
+            self.drop(link)
+            return
+        if isinstance(message, ms.Pong):
+            self._on_life(session)
+        session.on_message(message)
+
+    def _on_hello(self, link: fx.Link, hello: ms.Hello, user_id: str) -> None:
+        hub = self._hub
+        verdict = judge_hello(hub, hello)
+        if verdict is not None:
+            self.drop(link)
+            hub.send(link, ms.Refused(session=hello.session, code=verdict.code, text=verdict.text))
+            return
+        loss = find_loss(hub, hello.known)
+        if loss is not None:
+            hub.renew(loss)
+            return
+        older = self._older_of(link, hello.card)
+        if older is None:
+            self._welcome(link, hello, user_id)
+            return
+        # Its process was restarted, or it was copied and both live: the older one has to answer for itself.
+        hub.send(older.link, ms.Ping(number=hub.request()))
+        self._held[hello.card.node] = (link, hello, user_id)
+        wait_s = hub.options.clone_wait_s
+        hub.timers.set_earlier(("clone", hello.card.node), hub.now + wait_s, partial(self._on_no_life, older))
+
+    def _older_of(self, link: fx.Link, card: ms.Card) -> Served | None:
+        for session in self._sessions.values():
+            if session.card.node == card.node and session.card.nonce != card.nonce and session.link != link:
+                return session
+        return None
+
+    def _on_life(self, session: Served) -> None:
+        held = self._held.get(session.card.node)
+        if held is not None and held[1].card.nonce != session.card.nonce:
+            del self._held[session.card.node]
+            self._hub.timers.cancel(("clone", session.card.node))
+            self._hub.send(held[0], ms.Refused(
+                session=held[1].session, code=ms.RefusedCode.CLONE,
+                text="another process that lives uses the same node id: a folder was copied",
+            ))
+
+    def _on_no_life(self, older: Served) -> None:
+        held = self._held.pop(older.card.node, None)
+        self.drop(older.link)
+        if held is not None:
+            self._on_hello(*held)
+
+    def _welcome(self, link: fx.Link, hello: ms.Hello, user_id: str) -> None:
+        hub = self._hub
+        is_other = join_databases(hub, hello.card)
+        if not hub.memory.databases:
+            mint_database(hub)
+            is_other = True
+        if is_other:
+            hub.announce(fx.Kind.DATABASE)
+        self.drop(link)
+        session = Served(hub, link, hello.card, user_id)
+        self._sessions[link] = session
+        self._mirror_count += session.card.is_mirror
+        hub.timers.set(("served", link), hub.now + hub.options.served_idle_s, partial(self._check_idle, session))
+        hub.send(link, ms.Welcome(
+            session=hello.session, version=choose_version(hello), card=our_card(hub), known=known_of(hub, hello.card),
+            heartbeat_ms=hub.publisher.next_ms, mirrors=hub.members.infos(),
+        ))
+        hub.announce(fx.Kind.CONNECTED)
+        hub.publisher.on_audience()
+        if hello.card.is_mirror:
+            hub.members.meet(hello.card, at=None, is_local=self.is_local)
+
+    # Ends
+
+    def _check_idle(self, session: Served) -> None:
+        hub = self._hub
+        due = session.heard_at + hub.options.served_idle_s
+        if hub.now >= due:
+            self.drop(session.link)
+            hub.emit(fx.HangUp(link=session.link))
+            return
+        hub.timers.set(("served", session.link), due, partial(self._check_idle, session))
+
+    def say_bye(self, session: Served, code: ms.ByeCode, text: str) -> None:
+        """The other side is told that the conversation is over, and why."""
+        self._hub.send(session.link, ms.Bye(code=code, text=text))
+        self.drop(session.link)
+
+    def say_bye_to_all(self, code: ms.ByeCode, text: str) -> None:
+        for session in list(self._sessions.values()):
+            self.say_bye(session, code, text)
+
+    def drop(self, link: fx.Link) -> None:
+        """That conversation is over, if there is one."""
+        session = self._sessions.pop(link, None)
+        if session is not None:
+            self._mirror_count -= session.card.is_mirror
+            self._hub.timers.cancel(("served", link))
+            session.close()
+            self._hub.announce(fx.Kind.DISCONNECTED)
