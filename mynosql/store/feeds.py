@@ -1,0 +1,197 @@
+"""The feed: every id at its newest seq, in seq order, over sealed segments and memtables, in bounded memory.
+
+A segment's seqs lie between those of its neighbours, so one segment at a time is decoded, put in seq order and kept
+(the last two) for the next slices. Rows that something newer has replaced are stepped over. Never writes. Driven by
+Store under its lock; memtables come oldest first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+
+from mynosql.batch import FLAG_STRAY
+from mynosql.errors import StorageCorrupt
+from mynosql.row import Row
+from mynosql.store import shard
+from mynosql.store.index import BlockRow, Segment
+from mynosql.store.memtable import Memtable
+from mynosql.store.sealed import Found, Sealed
+from mynosql.store.types import FeedSlice
+
+SEGMENTS_KEPT = 2
+"""Decoded segments in memory: two readers at different places do not throw each other out."""
+ROW_OVERHEAD_BYTES = 64
+"""What a row counts for in a slice beside its id key and bodies: about what its leaves take when sent."""
+_seq_of = attrgetter("seq")
+
+
+class _Decoded:
+    """A segment's current rows in seq order."""
+
+    __slots__ = ("has_bodies", "large", "rows", "seqs", "used")
+
+    def __init__(self, rows: list[Row], large: dict[int, Found], has_bodies: bool) -> None:
+        rows.sort(key=_seq_of)
+        self.rows = rows
+        self.seqs = [row.seq for row in rows]
+        self.large = large
+        """seq → where a row stands whose bodies were left on the disk for their size."""
+        self.has_bodies = has_bodies
+        self.used = 0
+
+
+class Feed:
+    """Reads the feed of one store."""
+
+    def __init__(self, sealed: Sealed) -> None:
+        self._sealed = sealed
+        self._decoded: dict[int, _Decoded] = {}
+        self._clock = 0
+
+    def slice(
+        self, memtables: Sequence[Memtable], after_seq: int, *, until_seq: int, bytes_max: int, body_bytes_max: int,
+        owed_only: bool, low: bytes, high: bytes | None,
+    ) -> FeedSlice:
+        """Rows with after_seq < seq <= until_seq up to bytes_max. body_bytes_max: larger bodies are None, -1: all."""
+        rows: list[Row] = []
+        spent = 0
+        is_all_ids = not low and high is None
+        for row, found in self._rows(memtables, after_seq, until_seq, body_bytes_max >= 0, owed_only):
+            if owed_only and not row.owed:
+                continue
+            if not is_all_ids and (row.id_key < low or (high is not None and row.id_key >= high)):
+                continue
+            if found is not None and body_bytes_max >= 0:
+                row = self._sealed.row(found, body_bytes_max=body_bytes_max)
+            cost = len(row.id_key) + ROW_OVERHEAD_BYTES
+            is_plain = row.stale is None and not row.stray
+            for body in row.bodies:
+                if body is not None:
+                    size = len(body)
+                    cost += size
+                    is_plain = is_plain and size <= body_bytes_max
+            if not is_plain:
+                row = _trimmed(row, body_bytes_max)
+                cost = len(row.id_key) + ROW_OVERHEAD_BYTES + sum(len(body) for body in row.bodies if body is not None)
+            if spent + cost > bytes_max and rows:
+                return FeedSlice(tuple(rows), rows[-1].seq, True)
+            rows.append(row)
+            spent += cost
+        return FeedSlice(tuple(rows), max(until_seq, after_seq), False)
+
+    def count_owed(self, memtables: Sequence[Memtable], after_seq: int, until_seq: int) -> int:
+        """Ids whose newest row is owed and has after_seq < seq <= until_seq."""
+        return sum(row.owed for row, _ in self._rows(memtables, after_seq, until_seq, False, True))
+
+    def _rows(
+        self, memtables: Sequence[Memtable], after_seq: int, until_seq: int, bodies: bool, owed_only: bool
+    ) -> Iterator[tuple[Row, Found | None]]:
+        """Newest rows in seq order; with a place where large bodies were left out."""
+        for segment in self._sealed.segments:
+            if segment.seq_max <= after_seq or (owed_only and segment.number not in self._sealed.owed):
+                continue
+            if segment.seq_min > until_seq:
+                return
+            decoded = self._decode(segment, bodies)
+            large = decoded.large
+            start, end = bisect_right(decoded.seqs, after_seq), bisect_right(decoded.seqs, until_seq)
+            for row in decoded.rows[start:end]:
+                newest = _newest(row, memtables)
+                if newest is row:
+                    yield row, large.get(row.seq) if large else None
+                elif newest is not None:
+                    yield newest, None
+        for position, memtable in enumerate(memtables):
+            if memtable.last_seq <= after_seq:
+                continue
+            newer = memtables[position + 1 :]
+            for row in memtable.between(after_seq, until_seq):
+                newest = _newest(row, newer) if newer else row
+                if newest is not None:
+                    yield newest, None
+
+    # Segments
+
+    def _decode(self, segment: Segment, bodies: bool) -> _Decoded:
+        self._clock += 1
+        decoded = self._decoded.get(segment.number)
+        if decoded is None or (bodies and not decoded.has_bodies):
+            decoded = self._read(segment, bodies)
+            self._keep(segment.number, decoded)
+        decoded.used = self._clock
+        return decoded
+
+    def _keep(self, number: int, decoded: _Decoded) -> None:
+        kept = self._decoded
+        kept[number] = decoded
+        if len(kept) > SEGMENTS_KEPT:
+            del kept[min((key for key in kept if key != number), key=lambda key: kept[key].used)]
+
+    def _read(self, segment: Segment, bodies: bool) -> _Decoded:
+        rows: list[Row] = []
+        large: dict[int, Found] = {}
+        for block in self._sealed.index.blocks_of(segment.number):
+            try:
+                found = self._read_block(block, bodies, large)
+                rows += self._current(block, found, bodies, large) if segment.dead else found
+            except StorageCorrupt as error:
+                # One damaged block must not keep all others from every node.
+                self._sealed.note_problem(error, block.row_count)
+        return _Decoded([row for row in rows if not row.stray], large, bodies)
+
+    def _read_block(self, block: BlockRow, bodies: bool, large: dict[int, Found]) -> list[Row]:
+        files = self._sealed.files
+        if bodies and block.row_count == 1:
+            head = shard.read_head(files, block.ref)
+            if head.body_raw > shard.PIECE_BYTES:
+                if not head.rows.flags(0) & FLAG_STRAY:
+                    large[head.rows.seq(0)] = Found(head, 0)
+                bodies = False
+        return shard.read_rows(files, block.ref, bodies=bodies)
+
+    def _current(
+        self, block: BlockRow, rows: Sequence[Row], bodies: bool, large: dict[int, Found]
+    ) -> Iterator[Row]:
+        """The rows that no newer segment replaced; one replaced only for its body stays where its seq stands."""
+        for slot, row in enumerate(rows):
+            if row.stray:
+                continue
+            if self._sealed.is_current(row.id_key, block.number, slot):
+                yield row
+                continue
+            large.pop(row.seq, None)
+            found = self._sealed.locate(row.id_key)
+            if found is not None and found.head.rows.seq(found.slot) == row.seq:
+                if bodies and found.head.body_raw > shard.PIECE_BYTES:
+                    large[row.seq] = found
+                yield self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1)
+
+    def on_sealed(self, memtable: Memtable, segment: Segment | None, replaced_in: Sequence[int]) -> None:
+        """The memtable is a segment now: its rows serve whoever reads the end of the feed without decoding it."""
+        for number in replaced_in:
+            self._decoded.pop(number, None)
+        if segment is not None and self._clock:
+            self._keep(segment.number, _Decoded(list(memtable.between(0, memtable.last_seq)), {}, True))
+            self._decoded[segment.number].used = self._clock
+
+    def drop_caches(self) -> None:
+        """No decoded segment is kept in memory."""
+        self._decoded.clear()
+        self._clock = 0
+
+
+def _newest(row: Row, newer: Sequence[Memtable]) -> Row | None:
+    """The row itself; what brought it a body later, under the same seq; or None when it was replaced by a later seq."""
+    id_key = row.id_key
+    for memtable in reversed(newer):
+        found = memtable.rows.get(id_key)
+        if found is not None:
+            return found if found.seq == row.seq else None
+    return row
+
+
+def _trimmed(row: Row, body_bytes_max: int) -> Row:
+    bodies = tuple(body if body is not None and len(body) <= body_bytes_max else None for body in row.bodies)
+    return row._replace(bodies=bodies, stray=False, stale=None)

@@ -1,0 +1,182 @@
+"""What opening does: the sealed state read back, the leavings of a crash removed, the journals replayed on top.
+
+Driven once by Store.open(). A torn tail of a journal was never acknowledged and is dropped. Where frames are missing
+in the middle (a damaged journal, or unsynced files that reached the disk in another order) what is readable is kept,
+but cursors from behind the gap are not believed: what they cover may be what is missing, so it is asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from mynosql.errors import StorageCorrupt
+from mynosql.store.files import Files
+from mynosql.store.filter import FILE_NAME as FILTER_NAME
+from mynosql.store.filter import Filter
+from mynosql.store.frames import Frame, JournalReader, journal_name, parse_journal_name
+from mynosql.store.index import Index
+from mynosql.store.journal import FrameContent, unpack_frame_content
+from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, unpack_owed
+from mynosql.store.sealed import Sealed, complete_filter
+from mynosql.store.shard import FILE_HEADER, parse_shard_name, shard_name
+from mynosql.store.tally import Tally
+from mynosql.store.types import Problem, StoreOptions
+
+if TYPE_CHECKING:
+    from mynosql.store.store import Store
+
+CURSOR_PREFIX = "cursor/"
+"""Notes that say up to where another node's changes are here (sync writes them)."""
+
+
+class SealedState(NamedTuple):
+    """What the index holds beside places."""
+
+    tally: Tally
+    notes: dict[str, bytes]
+    shard_number: int
+    """The shard that is appended to."""
+    filter_rows_saved: int
+
+
+def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Sealed, SealedState]:
+    """The sealed part as the last commit left it. Raises StorageCorrupt when it contradicts itself."""
+    notes = index.notes()
+    tally_data, owed_data = notes.pop(TALLY_NOTE, b""), notes.pop(OWED_NOTE, b"")
+    filter, covered = _load_filter(files)
+    sealed = Sealed(files, index, filter, options)
+    try:
+        tally = Tally.unpack(tally_data) if tally_data else Tally()
+        sealed.owed = unpack_owed(owed_data)
+    except ValueError as error:
+        text = f"its counters cannot be read ({error}); run checkdb"
+        raise StorageCorrupt(files.path("index"), None, text) from error
+    if covered is None:
+        rows_saved = 0
+        filter.add_many(index.hashes())
+    else:
+        rows_saved = sum(segment.row_count for segment in sealed.segments if segment.number <= covered)
+        complete_filter(sealed, [segment for segment in sealed.segments if segment.number > covered])
+    shard_number = _drop_unfinished_shards(files, sealed)
+    return sealed, SealedState(tally, notes, shard_number, rows_saved)
+
+
+def _load_filter(files: Files) -> tuple[Filter, int | None]:
+    """The filter and the last segment that it covers; None: nothing could be read, take all from the index."""
+    if FILTER_NAME not in files.list():
+        return Filter(), None
+    try:
+        return Filter.unpack(files.read(FILTER_NAME, 0, files.size(FILTER_NAME)), path=files.path(FILTER_NAME))
+    except StorageCorrupt:
+        return Filter(), None
+
+
+def _drop_unfinished_shards(files: Files, sealed: Sealed) -> int:
+    """Cut off what a seal wrote without coming to its commit; returns the number of the shard to append to.
+
+    Such a seal left its journal. Bytes that no journal stands for are somebody's records: an index that does not know
+    them was lost or is an old copy, and nothing is cut.
+    """
+    last, end = 0, 0
+    if sealed.segments:
+        blocks = sealed.index.blocks_of(sealed.segments[-1].number)
+        last = blocks[-1].shard
+        end = max(block.offset + block.head_bytes + block.body_bytes for block in blocks if block.shard == last)
+    numbers = {number: name for name in files.list() if (number := parse_shard_name(name)) is not None}
+    unknown = [
+        name for number, name in numbers.items()
+        if number > last or (number == last and files.size(name) > max(end, FILE_HEADER.size))
+    ]
+    journals = [number for name in files.list() if (number := parse_journal_name(name)) is not None]
+    sealed_number = sealed.index.journal_sealed
+    has_journal = any(number > sealed_number for number in journals) and (sealed_number >= 0 or 0 in journals)
+    if unknown and not has_journal:
+        raise StorageCorrupt(
+            files.path("index"), None,
+            f"it does not know the records in {', '.join(unknown)}: it was lost or is an old "
+            "copy; restore the folder from a backup, or start again from another node",
+        )
+    for name in unknown:
+        if name == shard_name(last) and end:
+            files.truncate(name, end)
+        else:
+            files.remove(name)
+    return last
+
+
+def replay(store: Store, files: Files, index: Index, progress: Callable[[int, int], None] | None) -> int:
+    """Every intact frame of the journals that are not sealed is in memtables again, and durable.
+
+    Returns the number for the next journal.
+    """
+    numbers = sorted(
+        number for name in files.list()
+        if (number := parse_journal_name(name)) is not None and name == journal_name(number)
+    )
+    todo = []
+    for number in numbers:
+        if number <= index.journal_sealed:
+            files.remove(journal_name(number))
+        else:
+            todo.append(number)
+    replayer = _Replayer(store, files)
+    for position, number in enumerate(todo):
+        if progress is not None:
+            progress(position, len(todo))
+        replayer.replay(number)
+    if todo:
+        files.sync_folder()
+        if progress is not None:
+            progress(len(todo), len(todo))
+    return max([index.journal_sealed, *numbers], default=-1) + 1
+
+
+class _Replayer:
+    """Puts the frames of journals back in order."""
+
+    def __init__(self, store: Store, files: Files) -> None:
+        self._store = store
+        self._files = files
+        self._is_gapped = False
+
+    def replay(self, number: int) -> None:
+        """One journal. What it holds counts as durable afterwards, so it is flushed first."""
+        name = journal_name(number)
+        file = self._files.open_append(name)
+        try:
+            file.flush()
+        finally:
+            file.close()
+        reader = JournalReader(self._files, name)
+        counter = 0
+        for frame in reader:
+            if frame.counter != counter:
+                self._is_gapped = True
+            counter = frame.counter + 1
+            content = self._content(name, frame)
+            if content is not None:
+                self._store.replay_frame(content.rows, self._believed(content))
+        for damage in reader.damages:
+            self._problem(name, damage.offset, f"{damage.frames} saves cannot be read", damage.frames)
+        self._store.end_replayed_journal(number)
+
+    def _content(self, name: str, frame: Frame) -> FrameContent | None:
+        try:
+            content = unpack_frame_content(frame.payload)
+        except ValueError as error:
+            self._is_gapped = True
+            self._problem(name, frame.offset, f"a frame is valid, but what it says cannot be read: {error}", 1)
+            return None
+        expected = self._store.head_seq + 1
+        if any(row.seq > expected for row in content.rows[:1] if not row.stray):
+            self._is_gapped = True
+        return content
+
+    def _believed(self, content: FrameContent) -> dict[str, bytes]:
+        if not self._is_gapped:
+            return content.notes
+        return {key: value for key, value in content.notes.items() if not key.startswith(CURSOR_PREFIX)}
+
+    def _problem(self, name: str, offset: int, what: str, records: int) -> None:
+        self._store.note_problem(Problem(self._files.path(name), offset, what, records))

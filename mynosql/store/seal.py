@@ -1,0 +1,260 @@
+"""The heavy work of a store as jobs: fsync of the journals, and turning a frozen memtable into a sealed segment.
+
+A job is made and finished under the store's lock; run() takes none, touches only what it was given, and may be
+executed on another thread. The order in a seal is what keeps acknowledged rows through a power cut (DESIGN §4):
+shard → fdatasync → directory fsync for a new file → index commit (synchronous FULL, notes inside) → and only then,
+in Store.finish, the journal goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+
+from mynosql.errors import StorageCorrupt, StorageFull
+from mynosql.idkey import id_hash
+from mynosql.row import Row
+from mynosql.store import shard
+from mynosql.store.files import AppendFile, Files
+from mynosql.store.filter import FILE_NAME as FILTER_NAME
+from mynosql.store.filter import Filter
+from mynosql.store.frames import JournalWriter
+from mynosql.store.index import BlockRow, Commit, Index, Placed, Segment, short_hash
+from mynosql.store.memtable import Memtable
+
+SHARD_BYTES_MAX = 64 << 20
+"""A shard that reached this gets no further segment: small enough to copy or rewrite, few enough to keep open."""
+FILTER_GROWTH_MAX = 8
+"""The filter's file is written anew when its ids grew by one part in this many: recovery reads the rest from heads."""
+TALLY_NOTE = ".tally"
+OWED_NOTE = ".owed"
+_OWED = struct.Struct("<QQ")  # segment number, owed rows
+
+
+class SyncJob:
+    """fdatasync of every journal that holds frames not yet durable."""
+
+    def __init__(self, journals: Sequence[JournalWriter], frames: int, seq: int) -> None:
+        self.journals = journals
+        self.frames = frames
+        """The store's frame counter that is durable afterwards."""
+        self.seq = seq
+        """The head of the feed that is durable afterwards."""
+
+    def run(self) -> None:
+        """All of it is on the disk. Raises StorageFailed: no later flush can be trusted."""
+        for journal in self.journals:
+            journal.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealPlan:
+    """What a seal job is given: nothing in it changes while the job runs."""
+
+    memtable: Memtable
+    segment_number: int
+    block_first: int
+    shard_number: int
+    """Where to append; made if missing."""
+    preset: int
+    """LZMA effort: 1 under load, 6 when there is time."""
+    segments: Sequence[Segment]
+    owed: Mapping[int, int]
+    rows_sealed: int
+    """Rows in all segments so far."""
+    filter_rows_saved: int
+    """Rows in the segments that the filter's file covers."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a finished seal changed."""
+
+    segment: Segment | None = None
+    """None: there were notes only."""
+    owed: int = 0
+    dead: dict[int, int] = field(default_factory=dict)
+    shard_number: int = 0
+    filter_rows_saved: int | None = None
+    """None: the filter's file was left as it is."""
+
+
+class SealJob:
+    """One memtable to one segment."""
+
+    def __init__(self, files: Files, index: Index, filter: Filter, plan: SealPlan, block_bytes_max: int) -> None:
+        self.plan = plan
+        self.outcome: Outcome | None = None
+        """Set once the commit is durable, even if run() raises after it."""
+        self._files, self._index, self._filter = files, index, filter
+        self._block_bytes_max = block_bytes_max
+        self.shard_end: tuple[int, int] | None = None
+        """Shard and the size it had before: where to cut it when the commit failed."""
+
+    def run(self) -> None:
+        """The segment is sealed and committed. Raises StorageFull (try again later), StorageFailed, StorageCorrupt."""
+        plan = self.plan
+        rows = [row for _, row in sorted(plan.memtable.rows.items())]
+        outcome = Outcome(shard_number=plan.shard_number)
+        blocks: list[BlockRow] = []
+        if rows:
+            blocks = self._write_shard(rows, outcome)
+        hashes = [short_hash(id_hash(row.id_key)) for row in rows]
+        places, twins, twins_removed = self._place(rows, hashes, blocks, outcome)
+        segments = self._segment(rows, blocks)
+        if segments:
+            outcome.segment = segments[0]
+            outcome.owed = sum(row.owed and not row.stray for row in rows)
+        # Before the commit: from then on the index may be asked for these ids, and the filter must not say no.
+        self._filter.add_many(hashes)
+        self._index.commit(Commit(
+            segments=segments, blocks=blocks, places=places, twins=twins, twins_removed=twins_removed,
+            dead=outcome.dead, notes=self._notes(outcome), journal_sealed=plan.memtable.journal_number,
+        ))
+        self.outcome = outcome
+        self._maybe_save_filter(outcome)
+
+    # The shard
+
+    def _write_shard(self, rows: Sequence[Row], outcome: Outcome) -> list[BlockRow]:
+        plan, files = self.plan, self._files
+        number = plan.shard_number
+        file = files.open_append(shard.shard_name(number))
+        try:
+            if file.size >= SHARD_BYTES_MAX:
+                file.close()
+                number += 1
+                file = files.open_append(shard.shard_name(number))
+            outcome.shard_number = number
+            start = file.size
+            self.shard_end = (number, start)
+            if not start:
+                file.write(shard.pack_file_header(number))
+            blocks = list(self._write_blocks(file, number, rows))
+            file.flush()
+            if not start:
+                files.sync_folder()
+            return blocks
+        finally:
+            file.close()
+
+    def _write_blocks(self, file: AppendFile, shard_number: int, rows: Sequence[Row]) -> Iterator[BlockRow]:
+        plan = self.plan
+        for number, run in enumerate(shard.cut_blocks(rows, self._block_bytes_max), plan.block_first):
+            packed = shard.pack_block(run, number=number, preset=plan.preset)
+            offset = file.write(packed.data)
+            yield BlockRow(
+                number, plan.segment_number, shard_number, offset, packed.head_bytes, packed.body_bytes,
+                packed.row_count, packed.seq_min, packed.seq_max, packed.missing,
+            )
+
+    # The index
+
+    def _segment(self, rows: Sequence[Row], blocks: Sequence[BlockRow]) -> list[Segment]:
+        if not blocks:
+            return []
+        with_seqs = [block for block in blocks if block.seq_max]
+        return [Segment(
+            self.plan.segment_number, rows[0].id_key, rows[-1].id_key,
+            min((block.seq_min for block in with_seqs), default=0), max(block.seq_max for block in blocks),
+            blocks[0].number, blocks[-1].number, len(rows),
+        )]
+
+    def _place(
+        self, rows: Sequence[Row], hashes: Sequence[int], blocks: Sequence[BlockRow], outcome: Outcome
+    ) -> tuple[list[Placed], list[Placed], list[Placed]]:
+        """Where each row now lies: places, further places under hashes that another id has, and those that go."""
+        own = [
+            shard.place_of(block.number, slot) for block in blocks for slot in range(block.row_count)
+        ]
+        maybe = self._filter.might_contain
+        replaces = self.plan.memtable.replaces
+        asked = [found for row, found in zip(rows, hashes, strict=True) if row.id_key in replaces or maybe(found)]
+        known = self._index.places(asked) if asked else {}
+        places: list[Placed] = []
+        twins: list[Placed] = []
+        removed: list[Placed] = []
+        by_hash = sorted(zip(hashes, own, rows, strict=True), key=itemgetter(0))
+        for found, group in groupby(by_hash, key=itemgetter(0)):
+            members = [(place, row) for _, place, row in group]
+            old = known.get(found)
+            is_plain = old is None or (members[0][1].id_key in replaces and not self._index.twins(found))
+            if len(members) == 1 and is_plain:
+                places.append(Placed(found, members[0][0]))
+                if old is not None:
+                    self._bury(old, outcome)
+                continue
+            self._place_colliding(found, members, old, (places, twins, removed), outcome)
+        return places, twins, removed
+
+    def _place_colliding(
+        self, found: int, members: Iterable[tuple[int, Row]], old: int | None,
+        lists: tuple[list[Placed], list[Placed], list[Placed]], outcome: Outcome,
+    ) -> None:
+        """Several ids with one short hash, or one whose predecessor is not known for sure: compare the id keys."""
+        places, twins, removed = lists
+        olds = {} if old is None else {self._id_key(place): place for place in (old, *self._index.twins(found))}
+        is_first_free = old is None
+        for place, row in members:
+            replaced = olds.get(row.id_key)
+            if replaced is not None:
+                self._bury(replaced, outcome)
+            if replaced == old if replaced is not None else is_first_free:
+                places.append(Placed(found, place))
+                is_first_free = False
+                continue
+            if replaced is not None:
+                removed.append(Placed(found, replaced))
+            twins.append(Placed(found, place))
+
+    def _id_key(self, place: int) -> bytes:
+        block = self._index.block(shard.block_of(place))
+        if block is None:
+            raise StorageCorrupt(self._files.path("index"), None, f"block of place {place} is unknown; run checkdb")
+        return shard.read_head(self._files, block.ref).rows.id_key(shard.slot_of(place))
+
+    def _bury(self, place: int, outcome: Outcome) -> None:
+        number = shard.block_of(place)
+        for segment in self.plan.segments:
+            if segment.block_first <= number <= segment.block_last:
+                outcome.dead[segment.number] = outcome.dead.get(segment.number, 0) + 1
+                return
+
+    def _notes(self, outcome: Outcome) -> dict[str, bytes]:
+        plan = self.plan
+        owed = dict(plan.owed)
+        if outcome.segment is not None and outcome.owed:
+            owed[outcome.segment.number] = outcome.owed
+        return {**plan.memtable.notes, TALLY_NOTE: plan.memtable.tally, OWED_NOTE: pack_owed(owed)}
+
+    # The filter
+
+    def _maybe_save_filter(self, outcome: Outcome) -> None:
+        if outcome.segment is None:
+            return
+        rows = self.plan.rows_sealed + outcome.segment.row_count
+        if (rows - self.plan.filter_rows_saved) * FILTER_GROWTH_MAX > rows:
+            with contextlib.suppress(StorageFull):  # it can be made anew from the index
+                save_filter(self._files, self._filter, outcome.segment.number)
+                outcome.filter_rows_saved = rows
+
+
+def save_filter(files: Files, filter: Filter, last_segment: int) -> None:
+    """The filter's file covers all segments up to last_segment; without it, or behind, opening takes longer."""
+    files.write_atomic(FILTER_NAME, filter.pack(last_segment=last_segment))
+
+
+def pack_owed(owed: Mapping[int, int]) -> bytes:
+    """The note that says how many owed rows each segment got."""
+    return b"".join(_OWED.pack(number, count) for number, count in sorted(owed.items()))
+
+
+def unpack_owed(data: bytes) -> dict[int, int]:
+    """Raises ValueError when it is not what pack_owed made."""
+    if len(data) % _OWED.size:
+        raise ValueError(f"{len(data)} bytes of owed counts")
+    return dict(_OWED.iter_unpack(data))

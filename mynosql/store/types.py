@@ -1,0 +1,77 @@
+"""The values that cross the Store's border, and its options. No behaviour beyond small readings of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mynosql.row import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """How much memory a store may use and when it seals."""
+
+    memtable_bytes_max: int = 8 << 20
+    """Content that one memtable (and its journal) collects before it is sealed. Larger: fewer, denser segments."""
+    cache_bytes_max: int = 24 << 20
+    """Records read before, with their bodies."""
+    entry_cache_count_max: int = 8192
+    """Index entries looked up before: about 700 bytes each."""
+    head_cache_bytes_max: int = 4 << 20
+    """Decoded heads of blocks: about 130 of them; an id near one looked up lately costs no decompression."""
+    block_cache_bytes_max: int = 4 << 20
+    """Decoded bodies of blocks: about 120 of them; the neighbour of a record read lately costs no decompression."""
+    unsealed_bytes_max: int = 32 << 20
+    """All memtables together; `pressure` is 1.0 there. Four memtables: one filling, one sealing, two waiting."""
+    idle_seal_s: float = 60.0
+    """A memtable that nobody wrote to for so long is sealed, so that a quiet database rests in compressed blocks."""
+
+
+class Counters(NamedTuple):
+    """How many ids are in which state. records == held + missing; stale is a part of missing."""
+
+    records: int
+    """Live ids: the winner is not deleted."""
+    held: int
+    """Live ids whose winner's body is here."""
+    stale: int
+    """Live ids whose winner's body is not here, but that of a superseded revision is."""
+    missing: int
+    """Live ids whose winner's body is not here."""
+    conflicts: int
+    """Ids with losing leaves that revision.conflicts_of reports."""
+    pending: int
+    """Ids owed to others whose seq is above the note "delivered"."""
+
+
+class FeedSlice(NamedTuple):
+    """A stretch of the feed."""
+
+    rows: tuple[Row, ...]
+    """In seq order, each id at its newest seq only."""
+    last_seq: int
+    """The point reached, also when nothing matched: ask again after it."""
+    more: bool
+    """False: last_seq is until_seq, or the head when none was given."""
+
+
+class Problem(NamedTuple):
+    """One thing that check() found wrong."""
+
+    file: str
+    offset: int | None
+    what: str
+    records: int
+    """How many records it concerns; 0 when none is lost."""
+
+
+class CheckReport(NamedTuple):
+    """What check() found: nothing when ok."""
+
+    ok: bool
+    problems: tuple[Problem, ...]
+    records: int
+    """Live records counted by the full scan."""
+    blocks: int
+    """Blocks whose every byte was verified."""
