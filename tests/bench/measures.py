@@ -104,6 +104,7 @@ NODES = (
     Measure("sync_records_per_s", "first sync of {readings:,} readings, records/s", 0, AtLeast(60_000)),
     Measure("sync_confirmed_records_per_s", "until the source knows it is on the other disk, records/s", 0),
     Measure("sync_wire_bytes", "bytes a record on the wire", 1, AtMost(90)),
+    Measure("sync_tcp_bytes", "the same, counted by a TCP proxy, both ways", 1),
     Measure("live_p50_ms", "live, saved here to read there, p50, ms", 3, AtMost(1.5)),
     Measure("live_p99_ms", "live, p99, ms", 3),
     Measure("idle_mirror_percent", "idle mirror with a peer, % of a core", 3, AtMost(0.5)),

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.bench.workload import SEED, readings
 from tests.faults.processes import PythonChild, emit, receive
+from tests.faults.proxy import Proxy
 
 BATCH_RECORDS = 1_000
 CHECKED_RECORDS_MAX = 1_000
@@ -46,6 +47,22 @@ def measure_first_sync(folder: Path, count: int) -> Result:
             "sync_confirmed_records_per_s": count / (confirmed_ns - started_ns) * 1e9,
             "sync_wire_bytes": joined["bytes_received"] / count,
         }
+
+
+def measure_wire(folder: Path, count: int) -> Result:
+    """The same first sync through a TCP proxy that counts what passes both ways: a check on the nodes' own counting."""
+    with (
+        Proxy("127.0.0.1", 0) as proxy,
+        _start("source_node") as source,
+        _start("joining_node") as joining,
+    ):
+        advertise = f"127.0.0.1:{proxy.port}"
+        source.send({"folder": str(folder / "source"), "readings": count, "advertise": advertise})
+        endpoint = source.read_until("endpoint", DEADLINE_S)["endpoint"]
+        proxy.set_target(int(endpoint.rpartition(":")[2]))
+        joining.send({"folder": str(folder / "joining"), "readings": count, "peer": f"http://{advertise}"})
+        joining.read_until("full_ns", DEADLINE_S)
+        return {"sync_tcp_bytes": proxy.bytes_total / count}
 
 
 def measure_live(folder: Path, saves: int) -> Result:
@@ -91,7 +108,8 @@ def source_node() -> None:
     job = receive()
     with mynosql.opendb("Bench", location=job["folder"]) as db:
         _save_all(db, job["readings"])
-    with mynosql.opendb("Bench", location=job["folder"], mode="mirror", listen=LISTEN) as db:
+    options = {"mode": "mirror", "listen": LISTEN, "advertise": job.get("advertise")}
+    with mynosql.opendb("Bench", location=job["folder"], **options) as db:
         emit({"endpoint": db.endpoint})
         receive()
         _wait(lambda: db.syncstatus().connected > 0)

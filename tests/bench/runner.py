@@ -82,6 +82,8 @@ class Run:
     def _sync(self, product: str, folder: Path) -> None:
         measure = nodes.measure_first_sync if product == OURS else redis_rival.measure_first_sync
         self._add(product, measure(folder, self._sizes.readings))
+        if product == OURS:
+            self._add(product, nodes.measure_wire(folder / "counted", self._sizes.readings))
 
     def _live(self, product: str, folder: Path) -> None:
         measure = nodes.measure_live if product == OURS else redis_rival.measure_live
