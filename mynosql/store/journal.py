@@ -14,12 +14,17 @@ from typing import NamedTuple
 import lz4.block
 
 from mynosql import batch
-from mynosql.row import Row
+from mynosql.row import Leaf, Row
 
 _STORED = 1
 _LZ4 = 2
-_HEAD = struct.Struct("<BII")  # kind, bytes of the rows' head, bytes of the notes; then head, notes, bodies
-_LZ4_HEAD = struct.Struct("<BI")  # kind, bytes of the raw frame (kind _STORED and all)
+_ONE = 3
+_HEAD = struct.Struct("<BII")
+# kind _STORED, bytes of the rows' head, bytes of the notes; then head, notes, bodies
+_LZ4_HEAD = struct.Struct("<BI")  # kind, bytes of the raw frame, its kind included
+_ONE_HEAD = struct.Struct("<BBHIQQIQ8s")
+# kind, flags, bytes of the id key, generation, hlc, node, size, seq, digest; then id key and body
+_DELETED, _OWED, _STRAY, _HELD = 1, 2, 4, 8
 _NOTE = struct.Struct("<HI")  # bytes of key and value, which follow
 LZ4_BYTES_MIN = 512
 """Below, a lone record gains nothing from lz4 (measured: 248 bytes grow by 3 %) and would pay 0.6 µs for it."""
@@ -37,14 +42,21 @@ class FrameContent(NamedTuple):
 
 
 def pack_row(row: Row) -> bytes:
-    """The payload of a frame with this one row: the path of every single save."""
-    rows = (row,)
-    head = batch.pack_head(rows)
-    bodies = row.bodies
-    if len(bodies) == 1 and row.stale is None:
-        raw = _HEAD.pack(_STORED, len(head), 0) + head + (bodies[0] or b"")
+    """The payload of a frame with this one row: the path of every single save, so a plain row has a layout of its own.
+
+    (0.4 µs instead of 1.3 for the columns of a batch, which are made for many rows.)
+    """
+    id_key, leaves, bodies, seq, owed, stray, stale = row
+    generation, hlc, node, deleted, size, digest, ancestry = leaves[0]
+    if len(leaves) != 1 or ancestry is not None or stale is not None:
+        return pack_frame_content((row,), {})
+    body = bodies[0]
+    flags = deleted | owed << 1 | stray << 2
+    if body is None:
+        body = b""
     else:
-        raw = _HEAD.pack(_STORED, len(head), 0) + head + batch.pack_bodies(rows)
+        flags |= _HELD
+    raw = _ONE_HEAD.pack(_ONE, flags, len(id_key), generation, hlc, node, size, seq, digest) + id_key + body
     return raw if len(raw) < LZ4_BYTES_MIN else _compressed(raw)
 
 
@@ -78,6 +90,8 @@ def _compressed(raw: bytes) -> bytes:
 def unpack_frame_content(payload: bytes) -> FrameContent:
     """What the frame says. Raises ValueError when it is not what the pack functions made."""
     raw = _raw(payload)
+    if raw[:1] == bytes((_ONE,)):
+        return FrameContent([_unpack_row(raw)], {})
     try:
         kind, head_bytes, notes_bytes = _HEAD.unpack_from(raw)
     except struct.error as error:
@@ -92,6 +106,19 @@ def unpack_frame_content(payload: bytes) -> FrameContent:
     elif bodies_at != len(raw):
         raise ValueError("frame holds bodies without rows")
     return FrameContent(rows, _unpack_notes(raw[notes_at:bodies_at]))
+
+
+def _unpack_row(raw: bytes) -> Row:
+    if len(raw) < _ONE_HEAD.size:
+        raise ValueError(f"frame of {len(raw)} bytes is cut short")
+    _, flags, id_bytes, generation, hlc, node, size, seq, digest = _ONE_HEAD.unpack_from(raw)
+    body_at = _ONE_HEAD.size + id_bytes
+    body = raw[body_at:] if flags & _HELD else None
+    if body_at > len(raw) or flags > 15 or len(raw) - body_at != (size if flags & _HELD else 0):
+        raise ValueError(f"frame of {len(raw)} bytes with flags {flags}, id of {id_bytes} and body of {size} bytes")
+    leaf = Leaf(generation, hlc, node, bool(flags & _DELETED), size, digest)
+    id_key = raw[_ONE_HEAD.size : body_at]
+    return Row(id_key, (leaf,), (body,), seq, bool(flags & _OWED), bool(flags & _STRAY))
 
 
 def _raw(payload: bytes) -> bytes:

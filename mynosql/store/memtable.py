@@ -71,26 +71,25 @@ class Memtable:
     def insert(self, row: Row) -> None:
         """The row is the newest of its id. row.seq: last_seq + 1, or for a stray the seq it has had before."""
         rows = self.rows
-        id_key = row.id_key
-        old = rows.get(id_key)
-        size = len(id_key) + ROW_BYTES
-        for body in row.bodies:
+        id_key, _, bodies, seq, _, stray, stale = row
+        size = ROW_BYTES + len(id_key)
+        for body in bodies:
             if body is not None:
                 size += len(body)
-        if row.stale is not None:
-            size += len(row.stale.body)
+        if stale is not None:
+            size += len(stale.body)
         self.size_bytes += size
-        log = self.log
-        if not row.stray:
-            log.append(row)
+        if not stray:
+            self.log.append(row)
+        old = rows.get(id_key)
         if old is not None and not old.stray:
             place = old.seq - self.first_seq
-            if row.stray and old.seq == row.seq:
+            if stray and old.seq == seq:
                 # The change itself stands here too: the row takes its place in the feed, body and all.
                 row = row._replace(stray=False)
-                log[place] = row
+                self.log[place] = row
             else:
-                log[place] = None
+                self.log[place] = None
         rows[id_key] = row
 
     def skip_to(self, seq: int) -> None:

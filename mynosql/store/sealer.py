@@ -1,0 +1,230 @@
+"""When what becomes durable and sealed: makes the jobs, takes their outcomes, and knows what survives a power cut.
+
+Owns the frame counters, the list of seals and fsyncs under way, and the reason why nothing can be written any more.
+The heavy work is in seal.py. Driven by Store under its lock; run() of a job goes without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from mynosql.errors import StorageError, StorageFull
+from mynosql.store.feeds import Feed
+from mynosql.store.files import Files
+from mynosql.store.frames import JournalWriter, journal_name
+from mynosql.store.index import Index
+from mynosql.store.memtable import Memtable
+from mynosql.store.seal import Outcome, SealJob, SealPlan, SyncJob, save_filter
+from mynosql.store.sealed import Sealed
+from mynosql.store.shard import BLOCK_BYTES_MAX, shard_name
+from mynosql.store.types import StoreOptions
+from mynosql.store.unsealed import Unsealed
+
+PRESET_BUSY, PRESET_IDLE = 1, 6
+"""LZMA efforts: 6 takes five times as long for a tenth fewer bytes, so only when nobody writes (MEASURED.md)."""
+
+
+class Sealer:
+    """Turns what is unsealed into what is sealed, one memtable at a time, oldest first."""
+
+    def __init__(
+        self, files: Files, index: Index, options: StoreOptions, unsealed: Unsealed, sealed: Sealed, feed: Feed
+    ) -> None:
+        self.durable = 0
+        """Frames that survive a power cut, counted like Unsealed.written."""
+        self.durable_seq = 0
+        self.read_only_reason: str | None = None
+        self.full: StorageFull | None = None
+        """Why the last seal failed, when the disk was full."""
+        self.shard_number = 0
+        self.filter_rows_saved = 0
+        self._files, self._index, self._options = files, index, options
+        self._unsealed, self._sealed, self._feed = unsealed, sealed, feed
+        self._seal: SealJob | None = None
+        self._syncs: list[SyncJob] = []
+        self._retired: list[JournalWriter] = []
+        self._idle_since: float | None = None
+        self._idle_written = -1
+
+    @property
+    def pressure(self) -> float:
+        return self._unsealed.size_bytes / self._options.unsealed_bytes_max
+
+    @property
+    def is_active_full(self) -> bool:
+        return self._unsealed.active.size_bytes >= self._options.memtable_bytes_max
+
+    @property
+    def is_due(self) -> bool:
+        """A full memtable waits and no seal job is under way."""
+        waits = bool(self._unsealed.frozen) or self.is_active_full
+        return waits and self._seal is None and self.read_only_reason is None
+
+    def next_due(self, now: float) -> float | None:
+        """When seal_job() is worth calling, now or later; None: not before something is written."""
+        if self.read_only_reason is not None or self._seal is not None:
+            return None
+        if self.is_due:
+            return now
+        if self._unsealed.active.is_empty:
+            return None
+        return self._idle_from(now) + self._options.idle_seal_s
+
+    def is_idle(self, now: float) -> bool:
+        """Something is unsealed and nothing was written for idle_seal_s."""
+        return not self._unsealed.active.is_empty and now >= self._idle_from(now) + self._options.idle_seal_s
+
+    def _idle_from(self, now: float) -> float:
+        if self._idle_since is None or self._idle_written != self._unsealed.written:
+            self._idle_since, self._idle_written = now, self._unsealed.written
+        return self._idle_since
+
+    # Making jobs
+
+    def sync_job(self) -> SyncJob | None:
+        """A job after which everything written so far is durable; None when it is already."""
+        unsealed = self._unsealed
+        if self.durable >= unsealed.written or self.read_only_reason is not None:
+            return None
+        journals = [
+            memtable.journal for memtable in unsealed.memtables if memtable.journal and memtable.frames > self.durable
+        ]
+        job = SyncJob(journals, unsealed.written, unsealed.tally.head_seq)
+        self._syncs.append(job)
+        return job
+
+    def seal_job(self, *, force: bool, is_idle: bool) -> SealJob | None:
+        """A job that seals the oldest frozen memtable, or the active one when it is full, idle or force is given."""
+        unsealed = self._unsealed
+        if self._seal is not None or self.read_only_reason is not None:
+            return None
+        if not unsealed.frozen:
+            if unsealed.active.is_empty or not (force or is_idle or self.is_active_full):
+                return None
+            unsealed.freeze()
+        index, segments = self._index, self._sealed.segments
+        self._seal = SealJob(self._files, index, self._sealed.filter, SealPlan(
+            memtable=unsealed.frozen[0], segment_number=index.last_segment + 1, block_first=index.last_block + 1,
+            shard_number=self.shard_number, preset=PRESET_IDLE if is_idle else PRESET_BUSY,
+            segments=tuple(segments), owed=dict(self._sealed.owed), rows_sealed=self._rows_sealed(),
+            filter_rows_saved=self.filter_rows_saved,
+        ), BLOCK_BYTES_MAX)
+        return self._seal
+
+    def _rows_sealed(self) -> int:
+        return sum([segment.row_count for segment in self._sealed.segments])
+
+    # Taking their outcomes
+
+    def finish_sync(self, job: SyncJob, error: BaseException | None) -> None:
+        self._syncs.remove(job)
+        if error is None:
+            self._advance(job.frames, job.seq)
+        else:
+            self.fail(error)
+        self._drop_retired()
+
+    def finish_seal(self, job: SealJob, error: BaseException | None) -> None:
+        self._seal = None
+        if job.outcome is None:
+            self._give_space_back(job)
+            if isinstance(error, StorageFull):
+                self.full = error
+            elif error is not None:
+                self.fail(error)
+            return
+        self.full = None
+        self._swap(job.plan.memtable, job.outcome)
+        if error is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing is written any more until the next opening."""
+        if self.read_only_reason is None:
+            self.read_only_reason = str(error)
+
+    def _swap(self, memtable: Memtable, outcome: Outcome) -> None:
+        self._sealed.add_segment(outcome.segment, outcome.owed, outcome.dead)
+        self._feed.on_sealed(memtable, outcome.segment, tuple(outcome.dead))
+        self.shard_number = outcome.shard_number
+        if outcome.filter_rows_saved is not None:
+            self.filter_rows_saved = outcome.filter_rows_saved
+        self._unsealed.frozen.remove(memtable)
+        self._advance(memtable.frames, memtable.last_seq)
+        for number in memtable.replayed:
+            self._remove_journal(journal_name(number))
+        if memtable.journal is not None:
+            self._retired.append(memtable.journal)
+        self._drop_retired()
+
+    def _give_space_back(self, job: SealJob) -> None:
+        """What a failed seal appended is referred to by nothing, unless its commit got through after all."""
+        if job.shard_end is None or self._index.last_segment >= job.plan.segment_number:
+            return
+        number, size = job.shard_end
+        try:
+            if size:
+                self._files.truncate(shard_name(number), size)
+            else:
+                self._files.remove(shard_name(number))
+        except StorageError as error:
+            self.fail(error)
+
+    def _drop_retired(self) -> None:
+        """Journals that are sealed go, unless an fsync of them is still under way on another thread."""
+        busy = {journal.number for job in self._syncs for journal in job.journals}
+        kept = []
+        for journal in self._retired:
+            if journal.number in busy:
+                kept.append(journal)
+                continue
+            journal.close()
+            self._remove_journal(journal.name)
+        self._retired = kept
+
+    def _remove_journal(self, name: str) -> None:
+        with contextlib.suppress(StorageError):  # the index knows that it is sealed: the next opening removes it
+            self._files.remove(name)
+
+    def _advance(self, frames: int, seq: int) -> None:
+        self.durable = max(self.durable, frames)
+        self.durable_seq = max(self.durable_seq, seq)
+
+    # The end
+
+    def settle(self) -> None:
+        """All is sealed and no journal remains; on a full disk all is durable in the journals. No job is under way."""
+        unsealed = self._unsealed
+        while self.read_only_reason is None and (unsealed.frozen or not unsealed.active.is_empty):
+            job = self.seal_job(force=True, is_idle=False)
+            if job is None or not self._run(job):
+                break
+        sync = self.sync_job()
+        if sync is not None:
+            sync.run()
+            self.finish_sync(sync, None)
+        if self.read_only_reason is not None:
+            return
+        if self._rows_sealed() != self.filter_rows_saved:
+            with contextlib.suppress(StorageFull):  # it can be made anew from the index
+                save_filter(self._files, self._sealed.filter, self._index.last_segment)
+        self._files.sync_folder()
+
+    def _run(self, job: SealJob) -> bool:
+        error: StorageError | None = None
+        try:
+            job.run()
+        except StorageError as failed:
+            error = failed
+        self.finish_seal(job, error)
+        if error is not None and not isinstance(error, StorageFull):
+            raise error
+        return error is None
+
+    def close(self) -> None:
+        """No journal is open."""
+        for journal in self._retired:
+            journal.close()
+        for memtable in self._unsealed.memtables:
+            if memtable.journal is not None:
+                memtable.journal.close()

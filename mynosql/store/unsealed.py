@@ -1,0 +1,125 @@
+"""What is not sealed yet: the memtable that takes rows, the frozen ones that wait, their journals, counts and notes.
+
+Owns the order of a write: the frame is in the journal first, then memory follows (append, then absorb); a write that
+fails has changed neither. Knows nothing of segments. Driven by Store; recovery replays journals through absorb().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from mynosql.row import Entry, Row
+from mynosql.store.files import Files
+from mynosql.store.frames import JournalWriter
+from mynosql.store.memtable import Memtable
+from mynosql.store.tally import HELD, LIVE, Tally
+
+_new_row = partial(tuple.__new__, Row)
+
+
+class Unsealed:
+    """Memtables, oldest first, and the state as of the last frame."""
+
+    def __init__(self, files: Files, tally: Tally, notes: dict[str, bytes], node: int | None) -> None:
+        self.node = node
+        """Whose leaves count for tally.hlc_max; None: everybody's."""
+        self.tally = tally
+        self.notes = notes
+        self.active = Memtable(tally.head_seq + 1)
+        self.frozen: list[Memtable] = []
+        self.written = 0
+        """Frames written since opening."""
+        self.next_journal = 0
+        self._files = files
+
+    @property
+    def memtables(self) -> list[Memtable]:
+        """Oldest first."""
+        return [*self.frozen, self.active]
+
+    @property
+    def size_bytes(self) -> int:
+        """What all memtables count for."""
+        return self.active.size_bytes + sum([memtable.size_bytes for memtable in self.frozen])
+
+    def row(self, id_key: bytes) -> Row | None:
+        """The newest row of the id, None when it has none here."""
+        row = self.active.rows.get(id_key)
+        return row if row is not None or not self.frozen else self.frozen_row(id_key)
+
+    def frozen_row(self, id_key: bytes) -> Row | None:
+        """The newest row of the id in a frozen memtable."""
+        for memtable in reversed(self.frozen):
+            row = memtable.rows.get(id_key)
+            if row is not None:
+                return row
+        return None
+
+    def row_of_hash(self, full_hash: int) -> Row | None:
+        """The newest row of the id with this id hash."""
+        for memtable in (self.active, *reversed(self.frozen)):
+            row = memtable.find_hash(full_hash)
+            if row is not None:
+                return row
+        return None
+
+    def numbered(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with the next seqs; strays keep theirs."""
+        seq = self.tally.head_seq
+        numbered = []
+        for row in rows:
+            if not row.stray:
+                seq += 1
+                row = _new_row((row.id_key, row.leaves, row.bodies, seq, row.owed, False, row.stale))
+            numbered.append(row)
+        return numbered
+
+    def append(self, payload: bytes) -> None:
+        """A frame is in the journal of the active memtable. Raises StorageFull, StorageFailed: nothing has changed."""
+        active = self.active
+        journal = active.journal
+        if journal is None:
+            # A number is never used twice: what a failed attempt left under it must not be added to.
+            number, self.next_journal = self.next_journal, self.next_journal + 1
+            journal = active.journal = JournalWriter(self._files, number)
+        journal.append(payload)
+        self.written = active.frames = self.written + 1
+
+    def absorb(self, row: Row, known: Row | Entry | None, is_outside: bool) -> None:
+        """The row, numbered and in the journal, is its id's newest.
+
+        known: what was known of the id before; is_outside: and that does not stand in the active memtable.
+        """
+        tally = self.tally
+        leaves = row.leaves
+        if known is None and len(leaves) == 1 and row.bodies[0] is not None:
+            tally.counts[LIVE | HELD] += 1
+            if row.owed and row.seq > tally.delivered:
+                tally.pending += 1
+        else:
+            tally.replace(known, row)
+            if is_outside:
+                self.active.replaces.add(row.id_key)
+        self.active.insert(row)
+        if not row.stray:
+            tally.head_seq = row.seq
+        for leaf in leaves:
+            if leaf.hlc > tally.hlc_max and (leaf.node == self.node or self.node is None):
+                tally.hlc_max = leaf.hlc
+
+    def absorb_notes(self, notes: Mapping[str, bytes]) -> None:
+        """The notes, in the journal already, have their values; b"" deletes."""
+        for key, value in notes.items():
+            if value:
+                self.notes[key] = value
+            else:
+                self.notes.pop(key, None)
+        self.active.notes.update(notes)
+
+    def freeze(self) -> None:
+        """The active memtable takes no more rows and waits to be sealed; a new one is active."""
+        self.active.tally = self.tally.pack()
+        self.frozen.append(self.active)
+        self.active = Memtable(self.tally.head_seq + 1)
+        self.active.frames = self.written
