@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mynosql.address import Address
+from mynosql.address import PORT_DEFAULT, Address
 from mynosql.errors import OptionInvalid
 
-PORT_DEFAULT = 8800
-PORT_LAST = 8898
+PORT_LAST = PORT_DEFAULT + 98
 """The last first port of a pair that is tried when no port was asked for: fifty nodes on one machine."""
 
 PUBLISHED_TOPICS_MAX = 16
 """Topics of our PUB that all subscribers together may name. We publish three; a subscription costs far more memory
-than bytes (20 MB of them: 886 MiB), so more than these means an attack: see sockets of inbound.py."""
+than bytes (20 MB of them: 886 MiB), so more than these means an attack: see served.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +35,16 @@ class NetOptions:
     dial_timeout_s: float = 5.0
     """One attempt: TCP connection, handshake and opening together."""
     retry_s_min: float = 0.05
-    """The pause after the first failed attempt or a lost link; it doubles up to retry_s_max, less up to half (jitter)."""
+    """The pause after the first failed attempt or a lost link; doubled up to retry_s_max, less up to half."""
     retry_s_max: float = 5.0
     """A mirror that comes back is found within this, and a thousand peers ask it 200 times a second."""
     steady_s: float = 5.0
     """A link that was up this long starts again with the shortest pause."""
-    heartbeat_s: float = 3.0
-    """ZMTP ping on connections that we dialled: the TCP way to a black hole looks fine for ever."""
-    heartbeat_timeout_s: float = 6.0
-    """No answer to a ping for this long ends the connection (measured: noticed after 7.4 s with 2 and 6)."""
+    heartbeat_s: float = 5.0
+    """ZMTP ping on connections that we dialled: a black hole looks fine to TCP for ever."""
+    heartbeat_timeout_s: float = 5.0
+    """No sign of life for this long after a ping ends the connection: within 10 s at worst. The other side drops a
+    connection that is silent for three pings."""
     served_max: int = 4096
     """Other nodes' connections that are known at a time; the one silent for longest gives way."""
 
