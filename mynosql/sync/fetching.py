@@ -20,6 +20,7 @@ from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled, Loss, Purpose
 from mynosql.sync.hub import Hub
 from mynosql.sync.pieces import Transfer
+from mynosql.sync.receiving import bare_leaves
 
 HELPERS_MAX = 2
 """Conversations that a peer begins only to fetch, at any time."""
@@ -234,10 +235,10 @@ class Fetcher:
             query = left.pop(item.id_key, None)
             if query is None or self._queries.get(item.id_key) is not query:
                 continue
-            if item.status is ms.Status.HELD and item.row is not None:
-                rows.append(item.row)
-            elif item.status is ms.Status.LARGE and item.row is not None:
+            if item.row is not None and item.large:
                 self._begin_large(query, dialled, item.row, item.large)
+            elif item.row is not None and _brings_anything(item.row):
+                rows.append(item.row)
             else:
                 self._on_not_there(query, dialled, is_absent=item.status is ms.Status.ABSENT)
         if not left:
@@ -291,13 +292,31 @@ class Fetcher:
         self._flush()
 
     def _on_row(self, query: Query, dialled: Dialled, row: Row) -> None:
-        for want in list(query.wants):
-            version = want.version
-            if version is None or any(is_in_past(version, leaf) for leaf in row.leaves):
-                self._done(query, want, fx.Outcome.FOUND, row)
-        if query.wants:  # older than what our index knew when the read began: that mirror lags behind
+        if row.bodies[0] is not None or row.leaves[0].deleted:
+            for want in list(query.wants):
+                version = want.version
+                if version is None or any(is_in_past(version, leaf) for leaf in row.leaves):
+                    self._done(query, want, fx.Outcome.FOUND, row)
+        if query.wants:  # not held there, or older than what our index knew when the read began: that mirror lags behind
             self._next_mirror(query, dialled)
-            return
+        elif query.is_fill and bare_leaves(row):
+            self._hub.ask(
+                lambda token: fx.ReadBodies(token=token, id_keys=(query.id_key,), body_bytes_max=0, bytes_max=1),
+                partial(self._on_checked, query, dialled),
+            )
+        else:
+            self._end_fill(query)
+
+    def _on_checked(self, query: Query, dialled: Dialled, result: fx.Held | fx.Failed) -> None:
+        """That mirror does not hold all leaves itself: what is missing here still is asked of the next one."""
+        held = result.rows[0] if isinstance(result, fx.Held) and result.rows else None
+        if held is not None and held.held != (1 << len(held.row.leaves)) - 1:
+            self._next_mirror(query, dialled)
+            self._flush()
+        elif self._queries.get(query.id_key) is query:
+            self._end_fill(query)
+
+    def _end_fill(self, query: Query) -> None:
         self._forget(query)
         if query.is_fill:
             self._hub.filler.on_filled(query.id_key)
@@ -411,3 +430,8 @@ class Fetcher:
             self._helpers_failed[address] = hub.now + hub.options.refused_retry_s
         hub.dials.release(dialled, Purpose.FETCH)
         self.on_closed(dialled)
+
+
+def _brings_anything(row: Row) -> bool:
+    """At least one leaf of it is whole."""
+    return len(bare_leaves(row)) < len(row.leaves)

@@ -213,9 +213,12 @@ class Membership:
         )[:MIRRORS_MAX]
 
     def _pass_on(self) -> None:
+        hub = self._hub
+        if not hub.is_mirror or not self.learned:
+            return
         message = Mirrors(mirrors=self.infos())
-        for link in (*self._hub.server.links(), *self._hub.dials.ready_links()):
-            self._hub.send(link, message)
+        for link in (*hub.server.links(), *hub.dials.ready_links()):
+            hub.send(link, message)
 
     # In which order to try them
 

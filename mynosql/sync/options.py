@@ -23,6 +23,8 @@ class SyncOptions:
     """How long a Hello waits for the older conversation of the same node id to prove that it still lives."""
 
     # Liveness
+    first_heartbeat_s: float = 0.15
+    """After a Welcome: a SUB connects meanwhile, and what was published before that is seen to be missing."""
     heartbeat_s: float = 1.0
     heartbeat_s_max: float = 5.0
     """Heartbeats come every heartbeat_s while there are changes, and slow down to this when there are none."""

@@ -46,10 +46,10 @@ class Publisher:
         return int(self._hub.options.heartbeat_s * 1000)
 
     def on_audience(self) -> None:
-        """Somebody new listens: it is told of the heartbeat's pace soon."""
+        """Somebody new listens, from some moment on: a heartbeat soon shows what it missed before."""
         hub = self._hub
         self._interval_s = hub.options.heartbeat_s
-        hub.timers.set_earlier("heartbeat", hub.now + self._interval_s, self._beat)
+        hub.timers.set_earlier("heartbeat", hub.now + hub.options.first_heartbeat_s, self._beat)
 
     def on_relayed(self, result: fx.Applied | fx.Failed) -> None:
         """Changes of another mirror got these seqs here: whoever takes our bodies gets them there as well."""

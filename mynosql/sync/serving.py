@@ -63,7 +63,8 @@ class Served:
         elif isinstance(message, ms.Report):
             self._on_report(message)
         elif isinstance(message, ms.Mirrors):
-            hub.members.learn(message.mirrors, is_local=hub.server.is_local)
+            if self.card.is_mirror:
+                hub.members.learn(message.mirrors, is_local=hub.server.is_local)
         elif isinstance(message, ms.Ping):
             hub.send(self.link, ms.Pong(number=message.number))
         elif not isinstance(message, ms.Pong):

@@ -1,0 +1,615 @@
+"""A mesh of nodes in one process with virtual time: real sync.Node objects, a fake store each, a network that can fail.
+
+    world = World(seed=1)
+    mirror, peer = world.mirror("m1"), world.peer("p1", knows=["m1"])
+    peer.save("a", b"1")
+    world.run_until(lambda: mirror.body("a") == b"1", within_s=1.0)
+
+Everything follows from the seed. Messages travel as encoded bytes, so what is sent is what the wire can carry. Links
+are connections: they keep the order of messages, unless the world reorders; they can be cut (both sides notice) or
+muted (nobody notices). A killed node keeps what it had fsynced.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from mynosql.address import Address
+from mynosql.errors import MyNoSQLError, PeerError, StorageFull
+from mynosql.idkey import pack_id
+from mynosql.row import Leaf, Version
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from mynosql.sync.node import Node, NodeConfig, SyncOptions
+from mynosql.sync.wire import decode, encode
+from tests.sync.fake_store import FakeStore
+
+EPOCH_MS = 1_700_000_000_000
+PORT = 8800
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message that left a node."""
+
+    at: float
+    sender: str
+    receiver: str
+    message: ms.Message
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.at:8.3f} {self.sender} -> {self.receiver} {type(self.message).__name__}"
+
+
+@dataclass
+class Connection:
+    """One connection that a dial made, while it lasts."""
+
+    number: int
+    client: Machine
+    address: Address
+    server: Machine | None = None
+    is_up: bool = False
+    is_over: bool = False
+    arrives_at: dict[str, float] = field(default_factory=dict)
+    """Per direction: when the last message arrives (TCP keeps their order)."""
+
+    @property
+    def served(self) -> fx.Link:
+        return fx.Link.served(f"{self.number:08x}")
+
+
+@dataclass
+class Subscription:
+    """One SUB of a node."""
+
+    publisher: Address
+    topics: tuple[fx.Topic, ...]
+    since: float
+
+
+class Machine:
+    """One node with its store and the interpreter of its effects. Survives being killed."""
+
+    def __init__(self, world: World, name: str, *, is_mirror: bool, knows: Iterable[str], options: SyncOptions) -> None:
+        self.world = world
+        self.name = name
+        self.is_mirror = is_mirror
+        self.options = options
+        self.store = FakeStore()
+        self.node_id = world.rng.getrandbits(64)
+        self.index_id = world.rng.randbytes(16)
+        self.is_alive = False
+        self.links: dict[Address, Connection] = {}
+        self.subscriptions: dict[Address, Subscription] = {}
+        self.fetched: dict[int, fx.FetchDone] = {}
+        self.failures: list[MyNoSQLError] = []
+        self.announced: Counter[fx.Kind] = Counter()
+        self.renewed: list[str] = []
+        self.applied_rows = 0
+        self._outgoing: deque[tuple[int, fx.Send | fx.Publish]] = deque()
+        self._is_sync_due = False
+        self._wake_at: float | None = None
+        self._next_request = 1
+        self.can_publish = True
+        self.start(knows)
+
+    @property
+    def address(self) -> Address:
+        return Address(self.name, PORT)
+
+    # Life
+
+    def start(self, knows: Iterable[str] = ()) -> None:
+        """A process opens this store."""
+        world = self.world
+        hlc = max((
+            leaf.hlc for rows, _ in self.store.frames for row in rows for leaf in row.leaves if leaf.node == self.node_id
+        ), default=0)
+        self.node = Node(
+            NodeConfig(
+                database=world.database, node=self.node_id, index_id=self.index_id, nonce=world.rng.getrandbits(64),
+                is_mirror=self.is_mirror,
+            ),
+            notes=self.store.notes, head=self.store.durable_seq, hlc=hlc, rng=random.Random(world.rng.getrandbits(64)),
+            options=self.options,
+        )
+        self.is_alive = True
+        self._outgoing.clear()
+        self.perform(self.node.start(
+            world.now, advertised=self.address if self.is_mirror else None,
+            publisher_port=PORT + 1 if self.is_mirror else 0,
+        ))
+        for name in knows:
+            self.perform(self.node.add_address(Address(name, PORT), world.now))
+
+    def stop(self) -> None:
+        """The database is closed in good order."""
+        self.perform(self.node.stop(self.world.now))
+        self.store.sync()
+        self._flush()
+        self._leave()
+
+    def kill(self) -> None:
+        """The machine loses power: only what was fsynced is left."""
+        self.store = self.store.crashed()
+        self._leave()
+
+    def _leave(self) -> None:
+        self.is_alive = False
+        self._outgoing.clear()
+        self.subscriptions.clear()
+        for connection in list(self.world.connections):
+            if connection.client is self or connection.server is self:
+                self.world.end_connection(connection)
+        self.links.clear()
+
+    def restart(self) -> None:
+        if self.is_alive:
+            self.kill()
+        self.start()
+
+    def set_mode(self, is_mirror: bool) -> None:
+        self.is_mirror = is_mirror
+        self.perform(self.node.set_mode(is_mirror, self.world.now))
+        self.perform(self.node.set_endpoint(
+            self.address if is_mirror else None, PORT + 1 if is_mirror else 0, self.world.now
+        ))
+
+    # The application
+
+    def save(self, id: str, body: bytes) -> Leaf:
+        return self._save(id, body)
+
+    def delete(self, id: str) -> Leaf:
+        return self._save(id, None)
+
+    def _save(self, id: str, body: bytes | None) -> Leaf:
+        leaf = self.store.save(pack_id(id), body, node=self.node_id, now_ms=EPOCH_MS + int(self.world.now * 1000))
+        self._plan_sync()
+        return leaf
+
+    def body(self, id: str) -> bytes | None:
+        return self.store.body(pack_id(id))
+
+    def leaves(self, id: str) -> tuple[Leaf, ...]:
+        row = self.store.rows.get(pack_id(id))
+        return () if row is None else row.leaves
+
+    def fetch(
+        self, id: str, *, timeout_s: float = 5.0, confirm: bool = False, version: Version | None = None
+    ) -> int:
+        request = self._next_request
+        self._next_request += 1
+        now = self.world.now
+        self.perform(self.node.fetch(request, pack_id(id), now + timeout_s, now, confirm=confirm, version=version))
+        return request
+
+    def outcome(self, request: int) -> fx.Outcome | None:
+        done = self.fetched.get(request)
+        return None if done is None else done.outcome
+
+    @property
+    def follows(self) -> str | None:
+        address = self.node.status().mirror
+        return None if address is None else address.host
+
+    @property
+    def pending(self) -> int:
+        return sum(self.node.is_owed(row.seq, row.owed) for row in self.store.rows.values())
+
+    # The interpreter: as replica.Replica, over the fake store
+
+    def perform(self, effects: list[fx.Effect]) -> None:
+        todo = deque(effects)
+        while todo:
+            effect = todo.popleft()
+            if isinstance(effect, fx.Send | fx.Publish):
+                self._outgoing.append((self.store.written if effect.message.is_gated else 0, effect))
+            elif isinstance(effect, fx.Renew):
+                todo.extend(self._renew(effect.reason))
+            elif (result := self._result(effect)) is not None:
+                todo.extend(self.node.on_result(effect.token, result, self.world.now))  # type: ignore[union-attr]
+            else:
+                self._do(effect)
+        if self.store.durable < self.store.written:
+            self._plan_sync()
+        self._flush()
+        self._plan_wake()
+
+    def _result(self, effect: fx.Effect) -> fx.Result | None:
+        store = self.store
+        try:
+            if isinstance(effect, fx.Apply):
+                self.applied_rows += len(effect.rows)
+                return store.apply(effect.rows, effect.notes, is_push=effect.origin is fx.Origin.PUSH)
+        except StorageFull as error:
+            return fx.Failed(error=error)
+        if isinstance(effect, fx.ReadFeed):
+            return store.feed(effect)
+        if isinstance(effect, fx.ReadBodies):
+            return store.bodies(effect)
+        if isinstance(effect, fx.ReadPiece):
+            return store.piece(effect)
+        if isinstance(effect, fx.ReadMissing):
+            return store.missing(effect.after_key, effect.limit)
+        if isinstance(effect, fx.ReadOffers):
+            return store.offers(effect)
+        if isinstance(effect, fx.CompareOffers):
+            return store.compare(effect)
+        return None
+
+    def _do(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.Dial):
+            self.world.dial(self, effect.address)
+        elif isinstance(effect, fx.HangUp):
+            self.world.hang_up(self, effect.link)
+        elif isinstance(effect, fx.Subscribe):
+            self.subscriptions[effect.address] = Subscription(effect.publisher, effect.topics, self.world.now)
+        elif isinstance(effect, fx.Unsubscribe):
+            self.subscriptions.pop(effect.address, None)
+        elif isinstance(effect, fx.SetNote):
+            if not self.store.is_full:
+                self.store.put([], {effect.key: effect.value})
+        elif isinstance(effect, fx.FetchDone):
+            assert effect.request not in self.fetched
+            self.fetched[effect.request] = effect
+        elif isinstance(effect, fx.Fail):
+            self.failures.append(effect.error)
+        elif isinstance(effect, fx.Announce):
+            self.announced[effect.kind] += 1
+
+    def _renew(self, reason: str) -> list[fx.Effect]:
+        self.renewed.append(reason)
+        self.node_id = self.world.rng.getrandbits(64)
+        self.index_id = self.world.rng.randbytes(16)
+        self.store.sync()
+        return self.node.on_renewed(self.node_id, self.index_id, self.world.now)
+
+    def _flush(self) -> None:
+        while self._outgoing and self._outgoing[0][0] <= self.store.durable:
+            _, effect = self._outgoing.popleft()
+            if isinstance(effect, fx.Send):
+                self.world.send(self, effect.link, effect.message)
+            else:
+                self.world.publish(self, effect.topic, effect.message)
+
+    def _plan_sync(self) -> None:
+        if not self._is_sync_due:
+            self._is_sync_due = True
+            node = self.node
+            self.world.at(self.world.now + self.world.fsync_s, lambda: self._on_sync(node))
+
+    def _on_sync(self, node: Node) -> None:
+        self._is_sync_due = False
+        if node is not self.node or not self.is_alive:
+            return
+        before = self.store.durable_seq
+        self.store.sync()
+        self._flush()
+        if self.store.durable_seq > before:
+            self.perform(self.node.on_durable(self.store.durable_seq, self.world.now))
+
+    def _plan_wake(self) -> None:
+        due = self.node.next_due(self.world.now)
+        if due is None or not self.is_alive:
+            return
+        if self._wake_at is None or due < self._wake_at or self._wake_at <= self.world.now:
+            self._wake_at = due
+            self.world.at(due, self._on_wake)
+
+    def _on_wake(self) -> None:
+        if self._wake_at is None or self.world.now < self._wake_at or not self.is_alive:
+            return
+        self._wake_at = None
+        self.perform(self.node.step(self.world.now))
+
+
+class World:
+    """Machines, the network between them, and time."""
+
+    def __init__(self, seed: int = 0, *, latency_s: float = 0.001, is_encoded: bool = True) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.database = "Test"
+        self.latency_s = latency_s
+        self.jitter_s = 0.0
+        self.reorder = False
+        self.duplicate_share = 0.0
+        self.publish_loss_share = 0.0
+        self.fsync_s = 0.0005
+        self.is_encoded = is_encoded
+        self.options = SyncOptions()
+        self.machines: dict[str, Machine] = {}
+        self.connections: list[Connection] = []
+        self.log: list[Sent] = []
+        self.aliases: dict[str, str] = {}
+        """Host names that lead to a machine of another name."""
+        self.on_deliver: Callable[[Sent], bool] = lambda sent: True
+        """Return False to lose a message."""
+        self._cuts: set[frozenset[str]] = set()
+        self._mutes: set[frozenset[str]] = set()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    # Building
+
+    def mirror(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
+        return self._machine(name, True, knows, options)
+
+    def peer(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
+        return self._machine(name, False, knows, options)
+
+    def _machine(self, name: str, is_mirror: bool, knows: Iterable[str], options: SyncOptions | None) -> Machine:
+        machine = Machine(self, name, is_mirror=is_mirror, knows=knows, options=options or self.options)
+        self.machines[name] = machine
+        return machine
+
+    # Time
+
+    def at(self, due: float, call: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (due, self._count, call))
+
+    def run(self, seconds: float) -> None:
+        """That much time passes."""
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            self._next_event()
+        self.now = end
+
+    def run_until(self, condition: Callable[[], bool], *, within_s: float = 30.0, what: str = "") -> float:
+        """Time passes until the condition holds; returns how much. Fails when it does not hold in time."""
+        start = self.now
+        while not condition():
+            if not self._events or self._events[0][0] > start + within_s:
+                raise AssertionError(
+                    f"seed {self.seed}: not within {within_s} s: {what or 'the condition'}\n" + self.transcript(40)
+                )
+            self._next_event()
+        return self.now - start
+
+    def _next_event(self) -> None:
+        due, _, call = heapq.heappop(self._events)
+        self.now = max(self.now, due)
+        call()
+
+    # Network
+
+    def find(self, host: str) -> Machine | None:
+        return self.machines.get(self.aliases.get(host, host))
+
+    def cut(self, one: str, other: str) -> None:
+        """No connection between them any more; both sides notice."""
+        self._cuts.add(frozenset((one, other)))
+        for connection in list(self.connections):
+            if connection.server is not None and {connection.client.name, connection.server.name} == {one, other}:
+                self.end_connection(connection)
+
+    def mute(self, one: str, other: str) -> None:
+        """Nothing arrives any more between them; nobody notices."""
+        self._mutes.add(frozenset((one, other)))
+
+    def heal(self) -> None:
+        """All cuts and mutes are over; what was sent meanwhile over a muted link is lost."""
+        self._cuts.clear()
+        self._mutes.clear()
+        self.reorder = False
+        self.duplicate_share = self.publish_loss_share = 0.0
+
+    def _is_cut(self, one: str, other: str) -> bool:
+        return frozenset((one, other)) in self._cuts
+
+    def _is_mute(self, one: str, other: str) -> bool:
+        return frozenset((one, other)) in self._mutes
+
+    def _delay(self) -> float:
+        return self.latency_s + self.rng.random() * self.jitter_s
+
+    def dial(self, client: Machine, address: Address) -> None:
+        assert address not in client.links, f"{client.name} dials {address} twice"
+        self._count += 1
+        connection = Connection(self._count, client, address)
+        client.links[address] = connection
+        self.connections.append(connection)
+        self.at(self.now + self._delay(), lambda: self._connect(connection, 1))
+
+    def _connect(self, connection: Connection, tries: int) -> None:
+        if connection.is_over or connection.is_up:
+            return
+        client = connection.client
+        server = self.find(connection.address.host)
+        if server is not None and self._is_mute(client.name, server.name):
+            self.at(self.now + 1.0, lambda: self._connect(connection, tries))  # SYN after SYN
+            return
+        if server is None or not server.is_alive or not server.is_mirror or self._is_cut(client.name, server.name):
+            self.at(self.now + min(0.05 * 2**tries, 5.0), lambda: self._connect(connection, tries + 1))
+            client.perform(client.node.on_link_down(fx.Link.dial(connection.address), self.now))
+            return
+        connection.server, connection.is_up = server, True
+        connection.arrives_at.clear()
+        self._count += 1
+        connection.number = self._count
+        client.perform(client.node.on_link_up(fx.Link.dial(connection.address), self.now))
+
+    def end_connection(self, connection: Connection) -> None:
+        """It breaks; the dialling side notices, and connects again by itself while it lives."""
+        client, was_up = connection.client, connection.is_up
+        connection.is_up, connection.server = False, None
+        if not client.is_alive:
+            connection.is_over = True
+            self.connections.remove(connection)
+            return
+        if was_up:
+            self.at(self.now + 0.001, lambda: self._tell_down(connection))
+
+    def _tell_down(self, connection: Connection) -> None:
+        client = connection.client
+        if connection.is_over or connection.is_up or not client.is_alive:
+            return
+        self.at(self.now + 0.05, lambda: self._connect(connection, 1))
+        client.perform(client.node.on_link_down(fx.Link.dial(connection.address), self.now))
+
+    def hang_up(self, machine: Machine, link: fx.Link) -> None:
+        if link.kind is fx.LinkKind.SERVED:
+            for connection in list(self.connections):
+                if connection.server is machine and connection.served == link:
+                    self.end_connection(connection)
+            return
+        for address, connection in list(machine.links.items()):
+            if fx.Link.dial(address) == link:
+                del machine.links[address]
+                connection.is_over = True
+                self.connections.remove(connection)
+
+    def send(self, sender: Machine, link: fx.Link, message: ms.Message) -> None:
+        for connection in self.connections:
+            is_client = connection.client is sender and fx.Link.dial(connection.address) == link
+            is_server = connection.server is sender and connection.served == link
+            if connection.is_up and (is_client or is_server):
+                break
+        else:
+            return
+        assert connection.server is not None
+        receiver = connection.server if is_client else connection.client
+        sent = self._note(sender, receiver.name, message)
+        if self._is_mute(sender.name, receiver.name) or not self.on_deliver(sent):
+            return
+        number = connection.number
+        copies = 2 if self.rng.random() < self.duplicate_share else 1
+        for _ in range(copies):
+            due = self.now + self._delay()
+            if not self.reorder:
+                due = max(due, connection.arrives_at.get(sender.name, 0.0))
+                connection.arrives_at[sender.name] = due
+            self.at(due, lambda: self._deliver(connection, number, is_client, sent))
+
+    def _deliver(self, connection: Connection, number: int, to_server: bool, sent: Sent) -> None:
+        if connection.is_over or not connection.is_up or connection.number != number:
+            return
+        assert connection.server is not None
+        machine = connection.server if to_server else connection.client
+        link = connection.served if to_server else fx.Link.dial(connection.address)
+        message = self._through_wire(sent.message)
+        machine.perform(machine.node.on_message(link, message, self.now, user_id=""))
+
+    def publish(self, sender: Machine, topic: fx.Topic, message: ms.Message) -> None:
+        if not sender.can_publish:
+            return
+        for machine in self.machines.values():
+            for address, subscription in list(machine.subscriptions.items()):
+                if self.find(subscription.publisher.host) is not sender or topic not in subscription.topics:
+                    continue
+                sent = self._note(sender, f"{machine.name} (PUB)", message)
+                is_lost = self.rng.random() < self.publish_loss_share or not self.on_deliver(sent)
+                # A SUB takes a moment to connect: what is published meanwhile never reaches it.
+                is_early = self.now < subscription.since + 2 * self.latency_s
+                is_apart = self._is_cut(sender.name, machine.name) or self._is_mute(sender.name, machine.name)
+                if is_lost or is_early or is_apart:
+                    continue
+                self.at(
+                    self.now + self._delay(),
+                    lambda machine=machine, address=address, subscription=subscription: self._deliver_published(  # type: ignore[misc]
+                        machine, address, subscription, message
+                    ),
+                )
+
+    def _deliver_published(
+        self, machine: Machine, address: Address, subscription: Subscription, message: ms.Message
+    ) -> None:
+        if machine.is_alive and machine.subscriptions.get(address) is subscription:
+            machine.perform(machine.node.on_published(address, self._through_wire(message), self.now))
+
+    def inject(self, machine: Machine, link: fx.Link, message: ms.Message) -> None:
+        """That message arrives, whoever may have sent it."""
+        machine.perform(machine.node.on_message(link, self._through_wire(message), self.now, user_id=""))
+
+    def inject_garbage(self, machine: Machine, link: fx.Link, frames: list[bytes]) -> None:
+        try:
+            decode(frames)
+        except PeerError as error:
+            machine.perform(machine.node.on_garbage(link, error, self.now))
+        else:
+            raise AssertionError("not garbage")
+
+    def served_link(self, server: str, client: str) -> fx.Link:
+        return next(
+            connection.served for connection in self.connections
+            if connection.server is not None and connection.server.name == server and connection.client.name == client
+        )
+
+    def _through_wire(self, message: ms.Message) -> ms.Message:
+        if not self.is_encoded:
+            return message
+        arrived = decode(encode(message))
+        assert type(arrived) is type(message)
+        return arrived
+
+    def _note(self, sender: Machine, receiver: str, message: ms.Message) -> Sent:
+        size = sum(map(len, encode(message))) if self.is_encoded else 0
+        sent = Sent(self.now, sender.name, receiver, message, size)
+        self.log.append(sent)
+        return sent
+
+    # Looking back
+
+    def sent(self, kind: type[ms.Message], *, by: str | None = None, to: str | None = None) -> list[ms.Message]:
+        return [
+            sent.message for sent in self.log
+            if isinstance(sent.message, kind) and by in (None, sent.sender) and to in (None, sent.receiver)
+        ]
+
+    def talk(self, one: str, other: str) -> list[str]:
+        """What two nodes said over their link, without small talk: "p1: Hello" …"""
+        return [
+            f"{sent.sender}: {type(sent.message).__name__}" for sent in self.log
+            if {sent.sender, sent.receiver} == {one, other}
+            and not isinstance(sent.message, ms.Ping | ms.Pong | ms.Mirrors)
+        ]
+
+    def transcript(self, count: int = 100) -> str:
+        return "\n".join(map(str, self.log[-count:]))
+
+    def is_settled(self) -> bool:
+        """All living nodes know the same of every record, mirrors hold all bodies, nobody owes anything."""
+        living = [machine for machine in self.machines.values() if machine.is_alive]
+        first = living[0].store.leaves()
+        if any(machine.store.leaves() != first for machine in living[1:]):
+            return False
+        if any(machine.is_mirror and machine.store.missing_bodies() for machine in living):
+            return False
+        return not any(machine.pending for machine in living if not machine.is_mirror)
+
+    def settle(self, within_s: float = 60.0) -> float:
+        try:
+            return self.run_until(self.is_settled, within_s=within_s, what="all nodes equal, mirrors full, nothing owed")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.differences()}") from error
+
+    def differences(self) -> str:
+        """A line per machine: what sets it apart."""
+        union: dict[bytes, set[tuple[Leaf, ...]]] = {}
+        for machine in self.machines.values():
+            for id_key, leaves in machine.store.leaves().items():
+                union.setdefault(id_key, set()).add(leaves)
+        lines = []
+        for machine in self.machines.values():
+            status = machine.node.status()
+            lacks = sorted(id_key.decode() for id_key in union if id_key not in machine.store.rows)
+            other = sorted(
+                id_key.decode() for id_key, leaves in machine.store.leaves().items() if len(union[id_key]) > 1
+            )
+            lines.append(
+                f"{machine.name}: alive {machine.is_alive} mirror {machine.is_mirror} follows {machine.follows} "
+                f"connected {status.connected} filling {status.is_filling} behind {status.behind} "
+                f"pending {machine.pending} head {machine.store.head} delivered {machine.node.delivered_seq}\n"
+                f"    lacks {lacks} differs {other} bodies missing {len(machine.store.missing_bodies())} "
+                f"rejected {dict(machine.node.rejected)}\n    last failures {machine.failures[-2:]}"
+            )
+        return "\n".join(lines)
