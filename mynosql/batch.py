@@ -21,8 +21,9 @@ import lz4.block
 import msgpack
 
 from mynosql.columns import ID_BYTES_MAX, ColumnReader, pack_ids, pack_numbers
+from mynosql.idkey import check_id_keys
 from mynosql.revision import pack_leaves, unpack_leaves
-from mynosql.row import DIGEST_BYTES, Entry, Leaf, Leaves, Row, StaleBody
+from mynosql.row import DIGEST_BYTES, NO_DIGEST, Entry, Leaf, Leaves, Row, StaleBody
 
 FLAG_DELETED = 1
 FLAG_OWED = 2
@@ -41,6 +42,8 @@ _WIRE_LZ4 = 2
 ROWS_MAX = 1 << 20
 """Rows in one head; a row costs some 600 bytes of memory once unpacked."""
 GENERATION_MAX = 1 << 31
+SEQ_MAX = (1 << 63) - 1
+"""The index keeps it as a signed number of 64 bits."""
 SIZE_MAX = 1 << 28
 """Bytes of one packed body (codec.BODY_BYTES_MAX)."""
 LZ4_EXPANSION_MAX = 255
@@ -142,14 +145,15 @@ def _pack_head(rows: Sequence[Row], flags_mask: int) -> bytes:
     id_keys, leaf_sets, bodies, seqs, owed, stray, stales = zip(*rows, strict=True)
     winners = [leaves[0] for leaves in leaf_sets]
     generations, hlcs, nodes, deleted, sizes, digests, ancestries = zip(*winners, strict=True)
+    lengths = [None if body[0] is None else len(body[0]) for body in bodies]
+    assert all(map(_is_size, lengths, sizes)), "a row carries a body of another size than its leaf states"
+    held = [length is not None for length in lengths]
     extra: list[list[Any]] = []
     if max(map(len, leaf_sets)) == 1 and ancestries.count(None) == stales.count(None) == len(rows):
-        lengths = [None if body is None else len(body) for (body,) in bodies]
-        assert all(map(_is_size, lengths, sizes)), "a row carries a body of another size than its leaf states"
-        flags = _flags(deleted, owed, stray, [length is not None for length in lengths])
+        flags = _flags(deleted, owed, stray, held)
     else:
         is_extra = list(map(_is_extra, leaf_sets, stales))
-        flags = _flags(deleted, owed, stray, [body[0] is not None for body in bodies], is_extra)
+        flags = _flags(deleted, owed, stray, held, is_extra)
         extra = [_pack_extra(row) for row in compress(rows, is_extra)]
     flags = flags.translate(bytes(value & flags_mask for value in range(256)))
     node_table = sorted(set(nodes))
@@ -200,10 +204,16 @@ def _pack_single(row: Row, flags_mask: int) -> bytes:
 
 
 def _pack_extra(row: Row) -> list[Any]:
-    assert all(_is_size(None if body is None else len(body), leaf.size) for body, leaf in zip(
-        row.bodies, row.leaves, strict=True)), "a row carries a body of another size than its leaf states"
-    held = sum(1 << i for i, body in enumerate(row.bodies) if body is not None)
-    return [pack_leaves(row.leaves), held, b"" if row.stale is None else pack_leaves((row.stale.leaf,))]
+    held = 0
+    for i, (leaf, body) in enumerate(zip(row.leaves, row.bodies, strict=True)):
+        if body is not None:
+            assert len(body) == leaf.size, "a row carries a body of another size than its leaf states"
+            assert not leaf.deleted, "a row carries the body of a deleted revision"
+            held |= 1 << i
+    if row.stale is None:
+        return [pack_leaves(row.leaves), held, b""]
+    assert len(row.stale.body) == row.stale.leaf.size, "a stale body has another size than its leaf states"
+    return [pack_leaves(row.leaves), held, pack_leaves((row.stale.leaf,))]
 
 
 # Unpacking
@@ -227,6 +237,10 @@ class Head:
             self._read_columns(ColumnReader(data), rows_max)
         else:
             raise ValueError(f"head of kind {kind} and {len(data)} bytes unknown")
+        if self.count and min(self._generations) < 1:
+            raise ValueError("generation 0 in a head")
+        if any(value & FLAG_DELETED for value in set(self._flags)):
+            self._check_deleted()
 
     def _read_single(self, data: bytes) -> None:
         _, flags, id_bytes, generation, hlc, node, size, seq, digest = _SINGLE_HEAD.unpack_from(data)
@@ -241,7 +255,7 @@ class Head:
         self._digests: list[bytes] = [digest]
         if (
             id_bytes != len(data) - _SINGLE_HEAD.size or id_bytes > ID_BYTES_MAX or flags >= FLAG_EXTRA
-            or generation > GENERATION_MAX or size > SIZE_MAX
+            or generation > GENERATION_MAX or size > SIZE_MAX or seq > SEQ_MAX
         ):
             raise ValueError("head of a single row out of bounds")
 
@@ -249,7 +263,7 @@ class Head:
         _, self.count = reader.unpack(_COLUMNS_HEAD)
         count = self.count
         # Constant columns cost no bytes: without this, a few bytes would claim four thousand million rows.
-        if count > rows_max or count * (DIGEST_BYTES) > len(reader.data):
+        if count > rows_max or count * DIGEST_BYTES > len(reader.data):
             raise ValueError(f"head claims {count} rows in {len(reader.data)} bytes, at most {rows_max} expected")
         if not count:
             self._id_keys, self._digests, self._flags = [], [], b""
@@ -267,7 +281,7 @@ class Head:
         table = struct.unpack(f"<{node_count}Q", reader.take(8 * node_count))
         self._nodes = [table[i] for i in reader.numbers(count, below=node_count)]
         self._sizes = reader.numbers(count, below=SIZE_MAX + 1)
-        self._seqs = reader.numbers(count, below=_U64)
+        self._seqs = reader.numbers(count, below=SEQ_MAX + 1)
         digests = reader.take(DIGEST_BYTES * count)
         self._digests = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
         self._read_extra(reader.rest())
@@ -279,9 +293,14 @@ class Head:
                 raise ValueError(f"{len(data)} bytes behind the head")
             return
         for i, item in zip(positions, _unpack_extra(data, len(positions)), strict=True):
-            if item.leaves[0][:6] != self._winner(i)[:6]:
+            if item.leaves[0][:6] != self._winner(i)[:6] or bool(item.held & 1) is not bool(self._flags[i] & FLAG_BODY):
                 raise ValueError(f"row {i}: the winner in the columns is not the first of its leaves")
             self._extra[i] = item
+
+    def _check_deleted(self) -> None:
+        for i, flags in enumerate(self._flags):
+            if flags & FLAG_DELETED and (flags & FLAG_BODY or self._sizes[i] or self._digests[i] != NO_DIGEST):
+                raise ValueError(f"row {i}: deleted, and yet with a body")
 
     def _winner(self, i: int) -> Leaf:
         return Leaf(
@@ -405,11 +424,13 @@ def _unpack_extra(data: bytes, count: int) -> list[_Extra]:
     for item in items:
         if type(item) is not list or list(map(type, item)) != [bytes, int, bytes]:
             raise ValueError("extra columns: leaves, held and stale expected")
-        leaves = unpack_leaves(item[0])
-        stale = unpack_leaves(item[2])[0] if item[2] else None
-        if not 0 <= item[1] < 1 << len(leaves):
-            raise ValueError("extra columns: a body without a leaf")
-        found.append(_Extra(leaves, item[1], stale))
+        leaves, held = unpack_leaves(item[0]), item[1]
+        stale = unpack_leaves(item[2]) if item[2] else ()
+        if not 0 <= held < 1 << len(leaves) or any(leaf.deleted and held >> i & 1 for i, leaf in enumerate(leaves)):
+            raise ValueError("extra columns: a body without a live leaf")
+        if len(stale) > 1 or any(leaf.deleted for leaf in stale):
+            raise ValueError("extra columns: one live leaf expected for a stale body")
+        found.append(_Extra(leaves, held, stale[0] if stale else None))
     return found
 
 
@@ -449,6 +470,8 @@ def unpack_wire(data: bytes, limits: WireLimits) -> list[Row]:
     if head_bytes > raw_bytes - _U32.size:
         raise ValueError(f"head claims {head_bytes} of {raw_bytes} bytes")
     head = Head(raw[_U32.size : _U32.size + head_bytes], limits.rows_max)
-    if max(head._flags, default=0) & (FLAG_OWED | FLAG_STRAY) or any(x.stale for x in head._extra.values()):
+    is_private = any(flags & (FLAG_OWED | FLAG_STRAY) for flags in set(head._flags))
+    if is_private or any(extra.stale for extra in head._extra.values()):
         raise ValueError("batch carries what another node must not say (owed, stray or stale)")
+    check_id_keys(head._id_keys)
     return rows_from(head, raw[_U32.size + head_bytes :])

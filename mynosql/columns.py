@@ -14,7 +14,7 @@ from operator import sub
 from typing import Any
 
 ID_BYTES_MAX = 4096
-"""No id key is longer on any version (idkey.ID_KEY_BYTES_MAX is what we accept from a caller today)."""
+"""No id key is longer in any version of the format; idkey.ID_KEY_BYTES_MAX is what this one makes and takes."""
 TRANSPOSE_ROWS_MIN = 8
 """Fewer ids than this are not worth a slice per byte position."""
 _ITEM = {1: ("B", 1), 2: ("H", 2), 3: ("I", 4), 4: ("I", 4), 5: ("Q", 8), 6: ("Q", 8), 7: ("Q", 8), 8: ("Q", 8)}

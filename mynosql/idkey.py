@@ -9,7 +9,7 @@ ints by value, then str by code point, then the rest by their packed bytes. Pure
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from mynosql.codec import pack_value, unpack_value
 from mynosql.errors import RecordInvalid
@@ -88,6 +88,20 @@ def unpack_id(id_key: bytes) -> Hashable:
     if not _is_key_of(id_key, id):
         raise ValueError(f"id key {id_key[:40]!r} is not what pack_id makes of an id")
     return id
+
+
+def check_id_keys(id_keys: Sequence[bytes]) -> None:
+    """Raise ValueError unless pack_id can make each; a class that is not registered here counts as possible."""
+    if {id_key[:1] for id_key in id_keys} == {_STR}:
+        # Each begins with the tag, which is a character of its own: what is whole together is whole one by one.
+        b"".join(id_keys).decode("utf-8", "surrogatepass")
+        if max(map(len, id_keys)) <= ID_KEY_BYTES_MAX:
+            return
+    for id_key in id_keys:
+        try:
+            unpack_id(id_key)
+        except RecordInvalid:
+            continue  # an id of a class that the application registered, but this program, a mirror say, did not
 
 
 def _is_key_of(id_key: bytes, id: Hashable) -> bool:
