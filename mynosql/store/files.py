@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections import OrderedDict
 from typing import NoReturn, Protocol
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
@@ -79,7 +78,7 @@ class Files(Protocol):
         ...
 
     def truncate(self, name: str, size: int) -> None:
-        """Cut the file to size bytes, durably."""
+        """Cut the file to size bytes, durably. StorageCorrupt when it is missing."""
         ...
 
     def free_bytes(self) -> int:
@@ -110,7 +109,7 @@ def _raise_unreadable(error: OSError, path: str, offset: int | None) -> NoReturn
         raise StorageCorrupt(path, offset, "the file is missing; restore it from a backup or another node") from error
     if error.errno == errno.EIO:
         raise StorageCorrupt(path, offset, "the device cannot read this place; check the disk") from error
-    raise StorageFailed(f"{path}: cannot read: {error.strerror or error}; check the rights and open again") from error
+    raise StorageFailed(f"{path}: cannot read: {error.strerror or error}; check the rights and try again") from error
 
 
 class DiskAppendFile:
@@ -134,19 +133,29 @@ class DiskAppendFile:
             count = os.write(self._fd, data)
             if count != len(data):
                 self._write_rest(memoryview(data)[count:])
-        except OSError as error:
-            # Half a frame in the middle of a journal would read as damage once more frames follow.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, offset)
-            raise_mapped(error, self._path, "append")
-        self._size = offset + len(data)
+            self._size = offset + len(data)
+        except BaseException as error:  # a KeyboardInterrupt between write and size would shift every later offset
+            self._drop_tail(offset)
+            if isinstance(error, OSError):
+                raise_mapped(error, self._path, "append")
+            raise
         return offset
 
     def _write_rest(self, rest: memoryview) -> None:
         while rest:
             rest = rest[os.write(self._fd, rest):]
 
+    def _drop_tail(self, offset: int) -> None:
+        """Half a frame in the middle of a journal would read as damage once more frames follow."""
+        try:
+            os.ftruncate(self._fd, offset)
+            self._size = offset
+        except OSError:
+            self.close()  # its end is unknown: no later write may trust an offset
+
     def flush(self) -> None:
+        if self._fd < 0:
+            raise StorageFailed(f"{self._path}: cannot flush to disk: the file was closed; open the database again")
         try:
             _sync_data(self._fd)
         except OSError as error:
@@ -159,42 +168,72 @@ class DiskAppendFile:
                 os.close(fd)
 
 
+class _ReadFile:
+    """A descriptor for reading, closed when the last reader lets go: a job's thread may still read what is evicted."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, path: str) -> None:
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+
+class _ReadFileByName:
+    """Where there is no pread (Windows): opened for each read, so that threads share no position and files can go."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self, offset: int, length: int) -> bytes:
+        with open(self._path, "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(length) or b""
+
+
+_open_to_read = _ReadFile if hasattr(os, "pread") else _ReadFileByName
+
+
 class DiskFiles:
     """Files in a real folder, which must exist."""
 
     def __init__(self, folder: str, *, read_files_max: int = READ_FILES_MAX) -> None:
         self._folder = os.path.abspath(folder)
         self._read_files_max = read_files_max
-        self._read_fds: OrderedDict[str, int] = OrderedDict()
+        self._read_files: dict[str, _ReadFile | _ReadFileByName] = {}
 
     def open_append(self, name: str) -> DiskAppendFile:
         return DiskAppendFile(self.path(name))
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         try:
-            return self._read(self._read_fd(name), offset, length)
+            file = self._read_file(name)
+            data = file.read(offset, length)
+            while len(data) < length:
+                more = file.read(offset + len(data), length - len(data))
+                if not more:
+                    break
+                data += more
+            return data
         except OSError as error:
             _raise_unreadable(error, self.path(name), offset)
 
-    def _read(self, fd: int, offset: int, length: int) -> bytes:
-        data = os.pread(fd, length, offset)
-        while len(data) < length:
-            more = os.pread(fd, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-    def _read_fd(self, name: str) -> int:
-        fd = self._read_fds.get(name)
-        if fd is None:
-            fd = os.open(self.path(name), os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            self._read_fds[name] = fd
-            if len(self._read_fds) > self._read_files_max:
-                os.close(self._read_fds.popitem(last=False)[1])
-        else:
-            self._read_fds.move_to_end(name)
-        return fd
+    def _read_file(self, name: str) -> _ReadFile | _ReadFileByName:
+        # Steps that other threads may interleave with: two may open the same file, none ever sees a closed one.
+        file = self._read_files.pop(name, None) or _open_to_read(self.path(name))
+        self._read_files[name] = file  # last: read most recently
+        while len(self._read_files) > self._read_files_max:
+            with contextlib.suppress(RuntimeError, StopIteration):
+                self._read_files.pop(next(iter(self._read_files)), None)
+        return file
 
     def size(self, name: str) -> int:
         try:
@@ -210,7 +249,7 @@ class DiskFiles:
             _raise_unreadable(error, self._folder, None)
 
     def remove(self, name: str) -> None:
-        self._forget(name)
+        self._read_files.pop(name, None)
         try:
             os.unlink(self.path(name))
         except FileNotFoundError:
@@ -235,7 +274,7 @@ class DiskFiles:
             with contextlib.suppress(OSError):
                 os.unlink(tmp)
             raise_mapped(error, path, "replace")
-        self._forget(name)
+        self._read_files.pop(name, None)
         self.sync_folder()
 
     def sync_folder(self) -> None:
@@ -254,13 +293,15 @@ class DiskFiles:
         path = self.path(name)
         try:
             fd = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
-            try:
-                os.ftruncate(fd, size)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        except OSError as error:
+            _raise_unreadable(error, path, None)
+        try:
+            os.ftruncate(fd, size)
+            os.fsync(fd)
         except OSError as error:
             raise_mapped(error, path, "truncate")
+        finally:
+            os.close(fd)
 
     def free_bytes(self) -> int:
         try:
@@ -277,13 +318,7 @@ class DiskFiles:
         return os.path.join(self._folder, name)
 
     def close(self) -> None:
-        while self._read_fds:
-            os.close(self._read_fds.popitem()[1])
-
-    def _forget(self, name: str) -> None:
-        fd = self._read_fds.pop(name, None)
-        if fd is not None:
-            os.close(fd)
+        self._read_files.clear()
 
 
 def _sync_data(fd: int) -> None:

@@ -18,12 +18,16 @@ from mynosql.store.files import Files
 FORMAT = 1
 MAGIC = b"MNSQLjn"
 FILE_HEADER = struct.Struct("<7sBQI")  # magic, format, number, crc32 of what stands before
-FRAME_HEADER = struct.Struct("<BIII")  # marker, counter, length, crc32 over counter, length and payload
+FRAME_HEADER = struct.Struct("<BIII")  # marker, counter, length, crc32
 MARKER = 0xA5
-_COUNTED = struct.Struct("<II")
+"""Starts a frame, so that a reader behind damage finds the next one. Not 0: a file that grew without its data
+arriving reads as zeros."""
+_CHECKED = struct.Struct("<QII")  # what the crc covers before the payload: journal number, counter, length
+_DAMAGE_FRAMES_MAX = 1 << 20
+"""Behind damage only a frame whose counter goes on within so many is believed."""
 PAYLOAD_BYTES_MAX = 1 << 30
 """A frame holds one batch; 1 GiB is four records of the largest size and bounds what a reader allocates."""
-_CHUNK_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 20
 
 
 class Frame(NamedTuple):
@@ -40,7 +44,7 @@ class Damage(NamedTuple):
     offset: int
     length: int
     frames: int
-    """How many frames stood there, by the counters around it."""
+    """How many frames stood there, by the counters around it; 0: only the file header is damaged."""
 
 
 def journal_name(number: int) -> str:
@@ -53,10 +57,17 @@ def parse_journal_name(name: str) -> int | None:
     return int(digits) if prefix == "journal" and digits.isascii() and digits.isdigit() else None
 
 
-def pack_frame(counter: int, payload: bytes) -> bytes:
-    """The bytes of one frame. counter: frames before this one in the same file."""
+def pack_file_header(number: int) -> bytes:
+    """The first bytes of journal `number`; frames follow."""
+    start = FILE_HEADER.pack(MAGIC, FORMAT, number, 0)[:-4]
+    return start + crc32(start).to_bytes(4, "little")
+
+
+def pack_frame(number: int, counter: int, payload: bytes) -> bytes:
+    """The bytes of one frame. number: of the journal; counter: frames before this one in the same journal."""
     length = len(payload)
-    return FRAME_HEADER.pack(MARKER, counter, length, crc32(payload, crc32(_COUNTED.pack(counter, length)))) + payload
+    crc = crc32(payload, crc32(_CHECKED.pack(number, counter, length)))
+    return FRAME_HEADER.pack(MARKER, counter, length, crc) + payload
 
 
 class JournalWriter:
@@ -72,35 +83,40 @@ class JournalWriter:
         if self._file.size:
             self._file.close()
             raise StorageCorrupt(files.path(self.name), 0, "a journal that should be new is not empty; reopen")
-        self._file.write(_pack_file_header(number))
-        files.sync_folder()
+        try:
+            self._file.write(pack_file_header(number))
+            files.sync_folder()
+        except BaseException:
+            self._file.close()
+            raise
 
     @property
     def size(self) -> int:
         return self._file.size
 
     def append(self, payload: bytes) -> int:
-        """Append one frame; returns its offset. Not fsynced: flush(). Raises StorageFull, StorageFailed."""
-        offset = self._file.write(pack_frame(self.frames, payload))
+        """Append one frame; returns its offset. Not fsynced: flush(). Raises StorageFull, StorageFailed.
+
+        payload: at most PAYLOAD_BYTES_MAX.
+        """
+        assert len(payload) <= PAYLOAD_BYTES_MAX
+        offset = self._file.write(pack_frame(self.number, self.frames, payload))
         self.frames += 1
         return offset
 
     def flush(self) -> None:
+        """Every frame appended so far is on the disk."""
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
-def _pack_file_header(number: int) -> bytes:
-    start = FILE_HEADER.pack(MAGIC, FORMAT, number, 0)[:-4]
-    return start + crc32(start).to_bytes(4, "little")
-
-
 class JournalReader:
-    """Iterates the frames of one journal file; read the attributes after the last frame.
+    """Iterates the frames of one journal file; `end`, `torn_bytes` and `damages` are complete after the last one.
 
-    Raises FormatUnknown for a newer format. Damage raises nothing: it is listed, and what follows is still read.
+    Damage raises nothing: it is listed, and what follows is still read. Raises FormatUnknown for a newer format and
+    StorageCorrupt only when the file is missing or the device fails.
     """
 
     def __init__(self, files: Files, name: str) -> None:
@@ -110,48 +126,84 @@ class JournalReader:
         self.torn_bytes = 0
         """Bytes behind `end` that make no frame: a write that a crash cut short."""
         self.damages: list[Damage] = []
-        self._files = files
+        self._number = parse_journal_name(name) or 0
+        self._path = files.path(name)
         self._size = files.size(name)
+        self._window = _Window(files, name)
 
     def __iter__(self) -> Iterator[Frame]:
-        data = self._files.read(self.name, 0, self._size)
-        offset = self._start(data)
-        expected = 0
-        damaged_at: int | None = None
-        while offset < len(data):
-            frame = _frame_at(data, offset)
+        offset = expected = 0
+        damaged_at = None if self._is_header_valid() else 0
+        if damaged_at is None:
+            offset = self.end = FILE_HEADER.size
+        while offset < self._size:
+            frame = self._frame_at(offset, None if damaged_at is None else expected)
             if frame is None:
                 damaged_at = offset if damaged_at is None else damaged_at
-                offset = data.find(MARKER, offset + 1)
-                if offset < 0:
-                    break
+                offset = self._window.find(MARKER, offset + 1)
                 continue
             if damaged_at is not None:
-                self.damages.append(Damage(damaged_at, offset - damaged_at, max(0, frame.counter - expected)))
+                self.damages.append(Damage(damaged_at, offset - damaged_at, frame.counter - expected))
                 damaged_at = None
             expected = frame.counter + 1
-            offset += FRAME_HEADER.size + len(frame.payload)
-            self.end = offset
+            offset = self.end = offset + FRAME_HEADER.size + len(frame.payload)
             yield frame
         self.torn_bytes = self._size - self.end
 
-    def _start(self, data: bytes) -> int:
-        if data[:7] == MAGIC and len(data) > 7 and data[7] > FORMAT:
+    def _is_header_valid(self) -> bool:
+        data = self._window.read(0, FILE_HEADER.size)
+        if len(data) < FILE_HEADER.size or crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+            return False
+        magic, version, number, _ = FILE_HEADER.unpack(data)
+        if magic == MAGIC and version > FORMAT:
             raise FormatUnknown(
-                f"{self._files.path(self.name)}: journal format {data[7]}, this version reads up to {FORMAT}; "
+                f"{self._path}: journal format {version}, this version reads up to {FORMAT}; "
                 "open it with a newer version of mynosql"
             )
-        return FILE_HEADER.size
+        return bool(magic == MAGIC and number == self._number)
+
+    def _frame_at(self, offset: int, counter_min: int | None) -> Frame | None:
+        """counter_min: given when searching behind damage, where bytes of a payload may look like a frame."""
+        head = self._window.read(offset, FRAME_HEADER.size)
+        if len(head) < FRAME_HEADER.size:
+            return None
+        marker, counter, length, crc = FRAME_HEADER.unpack(head)
+        start = offset + FRAME_HEADER.size
+        if marker != MARKER or length > min(PAYLOAD_BYTES_MAX, self._size - start):
+            return None
+        if counter_min is not None and not 0 <= counter - counter_min < _DAMAGE_FRAMES_MAX:
+            return None
+        payload = self._window.read(start, length)
+        if crc32(payload, crc32(_CHECKED.pack(self._number, counter, length))) != crc:
+            return None
+        return Frame(counter, offset, payload)
 
 
-def _frame_at(data: bytes, offset: int) -> Frame | None:
-    if offset + FRAME_HEADER.size > len(data):
-        return None
-    marker, counter, length, crc = FRAME_HEADER.unpack_from(data, offset)
-    start = offset + FRAME_HEADER.size
-    if marker != MARKER or length > len(data) - start:
-        return None
-    payload = data[start:start + length]
-    if crc32(payload, crc32(_COUNTED.pack(counter, length))) != crc:
-        return None
-    return Frame(counter, offset, payload)
+class _Window:
+    """Reads a file front to back in large pieces; a journal of a huge batch is never in memory twice."""
+
+    def __init__(self, files: Files, name: str) -> None:
+        self._files, self._name = files, name
+        self._data = b""
+        self._start = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to length bytes from offset: fewer only where the file ends."""
+        at = offset - self._start
+        if at < 0 or at + length > len(self._data):
+            self._data = self._files.read(self._name, offset, max(length, _WINDOW_BYTES))
+            self._start, at = offset, 0
+        return self._data[at:at + length]
+
+    def find(self, byte: int, offset: int) -> int:
+        """Where this byte next stands at or behind offset, the end of the file when nowhere."""
+        while True:
+            if not 0 <= offset - self._start < len(self._data):
+                self._data = self._files.read(self._name, offset, _WINDOW_BYTES)
+                self._start = offset
+                if not self._data:
+                    return offset
+            found = self._data.find(byte, offset - self._start)
+            if found >= 0:
+                return self._start + found
+            offset = self._start + len(self._data)

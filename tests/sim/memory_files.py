@@ -162,7 +162,7 @@ class MemoryFiles:
         return sum(len(inode.content) for inode in self._names.values())
 
     def crash(self, rng: Random) -> MemoryFiles:
-        """The folder as a power cut now may leave it: each un-synced write and name dropped, kept, torn or reordered."""
+        """The folder as a power cut now may leave it: un-synced writes and names dropped, kept, torn or reordered."""
         names = dict(self._durable_names)
         fates: dict[str, bool] = {}
         for name, inode in self._name_changes:
