@@ -114,6 +114,8 @@ def child_of(
     parents and others: together all leaves known of the id. hlc: at least hlc_above(all of them), from our clock.
     generation_floor: the lowest generation to take, for a rev whose revision is not known.
     """
+    if not parents and not others:
+        return Leaf(min(generation_floor, GENERATION_MAX), hlc, node, deleted, size, digest)
     if len(parents) == 1:
         parent = parents[0]
         if not others and parent.ancestry is None and parent.node == node:

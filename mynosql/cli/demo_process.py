@@ -20,6 +20,7 @@ from mynosql.errors import MyNoSQLError
 
 START_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 10.0
+ANSWER_MARGIN_S = 5.0
 TAIL_BYTES = 2000
 POLL_S = 0.05
 
@@ -77,10 +78,13 @@ class NodeProcess:
         )
 
     def ask(self, verb: str, *, timeout_s: float = 10.0, **arguments: Any) -> Any:
-        """The node's answer to one command. Raises DemoFailed when the command fails there or takes too long."""
+        """The node's answer to one command, which may take timeout_s seconds there.
+
+        Raises DemoFailed when the command fails there or takes too long.
+        """
         number = next(self._numbers)
-        self._send({"ask": number, "do": verb, **arguments})
-        deadline = time.monotonic() + timeout_s
+        self._send({"ask": number, "do": verb, "timeout_s": timeout_s, **arguments})
+        deadline = time.monotonic() + timeout_s + ANSWER_MARGIN_S
         while time.monotonic() < deadline:
             self.check()
             try:

@@ -28,6 +28,9 @@ IDENTITY_NAME = "identity"
 _FORMAT_TEXT = "MyNoSQL database, format "
 _IDENTITY = struct.Struct("<7sB8s16sQQ")  # magic, format, node id, machine, device, inode; then crc32
 _IDENTITY_MAGIC = b"MNSQLid"
+_LOCK_TEXT_BYTES_MAX = 4096
+_LOCKED_BYTE = 1 << 20
+"""Windows locks bytes against reading as well: one far behind the text, so that the second comer can read the pid."""
 NODE_BYTES = 8
 MACHINE_BYTES = 16
 
@@ -72,7 +75,7 @@ class Folder:
         _make(folder)
         lock_fd = _take_lock(folder, program)
         files = DiskFiles(folder)
-        opened = cls(folder, files, lock_fd, machine_id() if machine is None else machine)
+        opened = cls(folder, files, lock_fd, machine_id() if machine is None else machine.ljust(MACHINE_BYTES, b"\0"))
         try:
             _check_format(folder)  # again: another process may have made it before we had the lock
             for name in files.list():
@@ -119,10 +122,11 @@ class Folder:
 
     def _mint_identity(self, mint: Callable[[int], bytes], *, is_moved: bool) -> Identity:
         node = mint(NODE_BYTES)
+        assert len(node) == NODE_BYTES
         path = self.files.path(IDENTITY_NAME)
         tmp = path + TMP_SUFFIX
         try:
-            fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
             try:
                 found = os.fstat(fd)  # the rename keeps the inode
                 data = _IDENTITY.pack(
@@ -208,9 +212,10 @@ def _take_lock(folder: str, program: str) -> int:
         raise_mapped(error, path, "make the lock file")
     try:
         if not _try_lock(fd):
-            _raise_locked(folder, os.pread(fd, 4096, 0))
+            _raise_locked(folder, os.read(fd, _LOCK_TEXT_BYTES_MAX))
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n{program or os.path.basename(sys.argv[0] or sys.executable)}\n".encode(), 0)
+        program = program or os.path.basename(sys.argv[0] or sys.executable)
+        os.write(fd, f"{os.getpid()}\n{program}\n".encode("utf-8", "replace")[:_LOCK_TEXT_BYTES_MAX])
     except OSError as error:
         os.close(fd)
         raise_mapped(error, path, "lock")
@@ -226,10 +231,13 @@ def _try_lock(fd: int) -> bool:
     except ImportError:
         import msvcrt
 
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         except OSError:
             return False
+        finally:
+            os.lseek(fd, 0, os.SEEK_SET)
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -336,8 +336,12 @@ class Fetcher:
             self._apply(dialled, [row])
             return
         leaf = row.leaves[query.large[0]]
+        part = query.parts.setdefault(Version(leaf.hlc, leaf.node), bytearray())
+        if len(part) == leaf.size:  # it came whole from a mirror that lacked another leaf
+            self._on_body(query, dialled, bytes(part))
+            return
         transfer = Transfer(query.id_key, leaf, partial(self._on_body, query, dialled))
-        transfer.part = query.parts.setdefault(Version(leaf.hlc, leaf.node), bytearray())
+        transfer.part = part
         query.transfer = transfer
         self._hub.pieces.begin(transfer, dialled.link)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from mynosql.row import Row
 from mynosql.sync import effects as fx
 from mynosql.sync.hub import Hub
 
@@ -28,6 +27,9 @@ class Filler:
         self._scan_after = b""
         self._must_scan = False
         self._is_looking = False
+        self._is_scanned = False
+        """The last scan found nothing missing, and nothing came without its body since."""
+        self._has_found = False
         self._has_failed = False
         """In this scan some body was held by nobody."""
 
@@ -47,18 +49,14 @@ class Filler:
             self._hub.is_filling = False
             self._hub.announce(fx.Kind.FILLING)
 
-    def want(self, rows: Iterable[Row]) -> None:
-        """These rows came: bodies that did not come with them, nor were here, are asked for after the grace."""
+    def want(self, id_keys: Iterable[bytes]) -> None:
+        """Rows of these ids came without all bodies: what is not here after the grace is asked for."""
         hub = self._hub
-        for row in rows:
-            if None not in row.bodies:
-                continue
-            if all(leaf.deleted or body is not None for leaf, body in zip(row.leaves, row.bodies, strict=True)):
-                continue
+        for id_key in id_keys:
             if len(self._wanted) >= hub.options.fill_ids_max:
                 self._must_scan = True
                 break
-            self._wanted[row.id_key] = None
+            self._wanted[id_key] = None
         if self._wanted or self._must_scan:
             hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
 
@@ -94,6 +92,7 @@ class Filler:
         elif self._must_scan or self._is_scanning:
             if not self._is_scanning:
                 self._is_scanning, self._must_scan, self._has_failed = True, False, False
+                self._has_found = False
                 self._scan_after = b""
             self._is_looking = True
             hub.ask(
@@ -112,6 +111,7 @@ class Filler:
         for id_key, found in zip(batch, result.rows, strict=False):
             if found is not None and found.held != (1 << len(found.row.leaves)) - 1:
                 missing.append(id_key)
+        self._hub.followers.settle(set(batch).difference(missing))
         self._ask(missing)
         self._look()
 
@@ -122,8 +122,11 @@ class Filler:
             return
         if result.id_keys:
             self._scan_after = result.id_keys[-1]
+        self._has_found |= bool(result.id_keys)
         if len(result.id_keys) < limit:
             self._is_scanning = False
+            self._is_scanned = not self._has_found
+            self._must_scan |= self._has_found  # once more, to see that all came
         self._ask(result.id_keys)
         self._look()
 
@@ -137,6 +140,7 @@ class Filler:
 
     def on_filled(self, id_key: bytes) -> None:
         self._asked.discard(id_key)
+        self._hub.followers.settle({id_key})
         if len(self._asked) <= self._hub.options.fill_in_flight // 2:
             self._look()
 
@@ -164,7 +168,11 @@ class Filler:
     def _check_full(self) -> None:
         """Full: nothing is missing, and the feed of at least one other mirror was taken in whole if any is known."""
         hub = self._hub
-        if not hub.is_filling or self._asked or self._has_failed:
+        if self._asked or self._has_failed:
+            return
+        if self._is_scanned:
+            hub.followers.settle(None)
+        if not hub.is_filling:
             return
         if hub.members.addresses() and not hub.followers.is_any_caught_up():
             return

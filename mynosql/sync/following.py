@@ -7,7 +7,7 @@ rules stand in docs/PROTOCOL.md, "Following". Pure; begun and ended by dialling.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 
 from mynosql.address import Address
@@ -18,6 +18,7 @@ from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import Cursor, highest_hlc_of
+from mynosql.sync.receiving import bare_leaves
 
 WAITING_MAX = 4
 """Batches that wait while one is being applied; more are dropped and asked for again."""
@@ -45,6 +46,10 @@ class Follower:
         self.has_caught_up = False
         self.is_bringing_bodies = False
         self._is_entries_only = not hub.is_mirror or (self.cursor.seq == 0 and hub.followers.is_any_caught_up())
+        self._bare: dict[bytes, int] = {}
+        """Rows of which a body is still to come here, with their seq there: a Report goes only up to before them."""
+        self._is_all_bare = False
+        """Too many of them to remember: Reports wait until nothing at all is missing."""
         self._reported = 0
         self._reported_at = float("-inf")
         self._heard_at = hub.now
@@ -169,7 +174,7 @@ class Follower:
         if result.refused:
             self._apply_bare(rows, result)
         if hub.is_mirror:
-            hub.filler.want(rows)
+            self._note_bare(rows)
         self.cursor = cursor
         if not self._is_closed:
             self._report()
@@ -193,7 +198,7 @@ class Follower:
             lambda token: fx.Apply(token=token, rows=bare, origin=fx.Origin.INDEX), self._hub.publisher.on_relayed
         )
         if self._hub.is_mirror:
-            self._hub.filler.want(bare)
+            self._note_bare(bare)
 
     def _on_all_applied(self) -> None:
         hub = self._hub
@@ -211,17 +216,42 @@ class Follower:
 
     # Reports
 
+    def _note_bare(self, rows: tuple[Row, ...]) -> None:
+        bare = [row for row in rows if bare_leaves(row)]
+        self._hub.followers.settle({row.id_key for row in rows} - {row.id_key for row in bare})
+        self._is_all_bare |= len(self._bare) + len(bare) > self._hub.options.fill_ids_max
+        if not self._is_all_bare:
+            for row in bare:
+                self._bare.setdefault(row.id_key, row.seq)
+        self._hub.filler.want(row.id_key for row in bare)
+
+    def settle(self, id_keys: Collection[bytes] | None) -> None:
+        """The bodies of these ids (None: of all) are here."""
+        if id_keys is None:
+            self._is_all_bare = False
+            self._bare.clear()
+        elif self._bare:
+            for id_key in id_keys:
+                self._bare.pop(id_key, None)
+        else:
+            return
+        self._report()
+
     def _report(self) -> None:
         hub = self._hub
-        if not hub.is_mirror or self.cursor.seq <= self._reported:
+        if not hub.is_mirror or self._is_all_bare:
             return
         due = self._reported_at + hub.options.report_s
         if hub.now < due:
-            hub.timers.set_earlier(("report", self._address), due, self._report)
+            if self.cursor.seq > self._reported:
+                hub.timers.set_earlier(("report", self._address), due, self._report)
             return
-        self._reported = self.cursor.seq
+        seq = min(self._bare.values()) - 1 if self._bare else self.cursor.seq
+        if seq <= self._reported:
+            return
+        self._reported = seq
         self._reported_at = hub.now
-        hub.send(self._dialled.link, ms.Report(index_id=self.index_id, seq=self.cursor.seq))
+        hub.send(self._dialled.link, ms.Report(index_id=self.index_id, seq=seq))
 
     # Silence of the publisher
 
@@ -314,6 +344,12 @@ class Followers:
 
     def all(self) -> Iterable[Follower]:
         return self._by_address.values()
+
+    def settle(self, id_keys: Collection[bytes] | None) -> None:
+        """The bodies of these ids (None: of all) are here: Reports need not wait for them."""
+        if id_keys is None or id_keys:
+            for follower in self.all():
+                follower.settle(id_keys)
 
     def is_any_caught_up(self) -> bool:
         return any(follower.has_caught_up for follower in self.all())

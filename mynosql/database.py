@@ -1,0 +1,397 @@
+"""The face: MyNoSQL, the object that an application holds, and opendb.
+
+Owns the checks of what the caller gives, the lock around every call, and the life of the parts below (folder, store,
+ledger, replica, threads, sockets). Never speaks the protocol and never touches a file itself. Thread-safe: any thread
+may call anything; a blocking call releases the lock while it waits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from mynosql.codec import is_flat, pack_body, unpack_body
+from mynosql.control import answer
+from mynosql.errors import (
+    ForkError,
+    MyNoSQLError,
+    NotOpen,
+    OptionInvalid,
+    RecordInvalid,
+    RecordNotFound,
+    RecordUnavailable,
+    StorageCorrupt,
+)
+from mynosql.feed import Feed, Watchers
+from mynosql.idkey import all_range, pack_id, prefix_range, unpack_id
+from mynosql.ledger import Save, check_given
+from mynosql.opened import OpenDatabase
+from mynosql.options import OpenOptions, check_mode
+from mynosql.record import join, split
+from mynosql.revision import conflicts_of, rev_string
+from mynosql.row import Entry, Leaf
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, SyncStatus
+
+LIST_PAGE = 512
+"""Ids that iter() reads at a time: bounds its memory, whatever the number of records."""
+
+Record = dict[Any, Any]
+
+
+class MyNoSQL:
+    """A document database in this process, kept in step with its other copies in the background."""
+
+    def __init__(self) -> None:
+        self._location: str | None = None
+        self._open: OpenDatabase | None = None
+        self._pid = os.getpid()
+
+    # Opening and closing
+
+    def setdblocation(self, folder: str | os.PathLike[str]) -> None:
+        """Databases opened from now on live in this folder, each in a folder of its own name; made if missing."""
+        if self._open is not None:
+            raise OptionInvalid("setdblocation comes before opendb; close the database first")
+        self._location = os.fspath(folder)
+
+    def opendb(self, name: str, *, location: str | os.PathLike[str] | None = None, **options: Any) -> MyNoSQL:
+        """The database is open: created if it is new, recovered if its process was killed. Returns self.
+
+        options: the fields of OpenOptions (mode, listen, peers, secret, insecure, advertise, durability,
+        fsync_interval_s, memtable_bytes_max, cache_bytes_max). Raises OptionInvalid, AddressInvalid, ListenFailed,
+        DatabaseLocked, FormatUnknown, StorageCorrupt, StorageFailed; nothing stays open then.
+        """
+        if self._open is not None:
+            raise OptionInvalid(f"{self._open.options.name!r} is open in this object; close it or make another MyNoSQL()")
+        if "peers" in options:
+            peers = options["peers"]
+            options["peers"] = (peers,) if isinstance(peers, str) else tuple(peers)
+        try:
+            checked = OpenOptions(name=name, **options)
+        except TypeError as error:
+            raise OptionInvalid(f"opendb: {error}; see mynosql.OpenOptions for what it takes") from error
+        folder = os.path.join(os.fspath(location) if location is not None else self._location or home_folder(), name)
+        self._open = OpenDatabase(folder, checked, answer=self._answer)
+        self._pid = os.getpid()
+        return self
+
+    def closedb(self) -> None:
+        """All that was saved is sealed, the network is left, the folder is free. A second call does nothing."""
+        node = self._open
+        if node is None:
+            return
+        if os.getpid() != self._pid:
+            self._open = None
+            return
+        try:
+            node.close()
+        finally:
+            self._open = None
+
+    def __enter__(self) -> MyNoSQL:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closedb()
+
+    def _node(self) -> OpenDatabase:
+        node = self._open
+        if node is None:
+            raise NotOpen("no database is open here: call opendb(name) first")
+        if os.getpid() != self._pid:
+            raise ForkError("this database was opened before the fork; in the child, open one in a folder of its own")
+        if node.workers.failure is not None:
+            node.workers.check()
+        return node
+
+    # The mesh
+
+    def setdbmode(self, mode: str) -> None:
+        """The node is a "Mirror" (keeps every record, serves others) or a "Peer" (keeps what it used); remembered."""
+        is_mirror = check_mode(mode)
+        if is_mirror is None:
+            raise OptionInvalid("setdbmode needs 'Peer' or 'Mirror'")
+        self._node().set_mode(is_mirror)
+
+    def getdbmode(self) -> str:
+        """ "Peer" or "Mirror"."""
+        return "Mirror" if self._node().is_mirror else "Peer"
+
+    def addpeer(self, url: str, merge: bool = False) -> None:
+        """This node keeps in touch with the node at that address, such as "http://host:8800"; remembered.
+
+        Returns at once; syncstatus() tells how it goes. merge: accept a database that was created apart from this
+        one. Raises AddressInvalid, also for a host that is not loopback while there is no secret.
+        """
+        self._node().add_peer(url, merge)
+
+    def delpeer(self, url: str) -> None:
+        """The address is forgotten and its conversation ended; an unknown address is no error."""
+        self._node().del_peer(url)
+
+    def listpeers(self) -> list[str]:
+        """The addresses known: those given to addpeer first, then those learned from other nodes."""
+        return self._node().list_peers()
+
+    @property
+    def location(self) -> str | None:
+        """The folder in which the open database has its own folder; None while none is open."""
+        return None if self._open is None else os.path.dirname(self._open.folder)
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where this node really listens, such as "http://127.0.0.1:8800"; None when it does not."""
+        return self._node().endpoint
+
+    def _answer(self, request: bytes) -> bytes:
+        """A command on this folder, from another process of this user."""
+        return answer(self, request)
+
+    # Saving
+
+    def savedoc(self, rec: Record, branch: bool = False) -> Record:
+        """The record is saved here and will be everywhere; returns it with its `id` and new `rev`.
+
+        rec is not changed. A record equal to the one that is there is no change. branch: when rec's rev is no longer
+        the newest, keep both as concurrent revisions. Raises RecordInvalid, RevisionConflict, StorageFull,
+        StorageFailed; nothing is saved then.
+        """
+        node = self._node()
+        id, given, body = split(rec)
+        if id is None:
+            id = node.next_id()
+        save = Save(pack_id(id), check_given(given), pack_body(body))
+        leaf = node.save(save, branch)
+        return join(id, rev_string(leaf), body if is_flat(body) else unpack_body(save.body))
+
+    def savedocs(self, recs: Iterable[Record]) -> list[Record]:
+        """All records are saved, in one journal frame, or none is; returns them with `id` and `rev`, in order.
+
+        Raises what savedoc raises, with `.position` naming the record.
+        """
+        node = self._node()
+        ids: list[Hashable] = []
+        bodies: list[Record] = []
+        saves: list[Save] = []
+        for position, rec in enumerate(recs):
+            try:
+                id, given, body = split(rec)
+                if id is None:
+                    id = node.next_id()
+                saves.append(Save(pack_id(id), check_given(given), pack_body(body)))
+            except RecordInvalid as error:
+                raise RecordInvalid(
+                    f"record {position} of the batch: {error}; none of the batch was saved",
+                    path=error.path, position=position,
+                ) from error
+            ids.append(id)
+            bodies.append(body)
+        leaves = node.save_many(saves)
+        return [
+            join(id, rev_string(leaf), body if is_flat(body) else unpack_body(save.body))
+            for id, leaf, body, save in zip(ids, leaves, bodies, saves, strict=True)
+        ]
+
+    def deletedoc(self, id_or_rec: Any) -> None:
+        """The record is deleted here and will be everywhere, with all its concurrent revisions.
+
+        A record (a dict with `id` and `rev`) must carry a current rev, else RevisionConflict. A deleted one is no
+        change; raises RecordNotFound for an absent id.
+        """
+        given = None
+        id = id_or_rec
+        if isinstance(id_or_rec, dict):
+            id, given, _ = split(id_or_rec)
+            given = check_given(given)
+        self._node().delete(pack_id(id), given)
+
+    # Reading
+
+    def readdoc(self, id: Hashable, timeout: float = 5.0, stale: bool = True, confirm: bool = False) -> Record:
+        """The newest revision that this node knows of, as a dict of the caller's own.
+
+        Held here: at once. Else fetched from a mirror within timeout seconds; with no live mirror an older held
+        copy is returned, unless stale=False. confirm: ask the mirror before saying that an id does not exist.
+        Raises RecordNotFound, RecordUnavailable, StorageCorrupt.
+        """
+        node = self._node()
+        id_key = pack_id(id)
+        found = node.read(id_key)
+        if found is None or found[1] is None:
+            found = node.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)
+        leaf, body = found[0], found[1]
+        assert body is not None
+        try:
+            return join(id, rev_string(leaf), unpack_body(body))
+        except ValueError as error:
+            raise StorageCorrupt(
+                node.folder, None, f"record {id!r} cannot be unpacked: {error}; run 'mynosql check'"
+            ) from error
+
+    def readdocs(self, ids: Iterable[Hashable], timeout: float = 5.0) -> list[Record]:
+        """The records of these ids in this order; those not held are fetched together. Raises what readdoc raises."""
+        wanted = list(ids)
+        node = self._node()
+        node.prefetch([pack_id(id) for id in wanted], timeout)
+        deadline = time.monotonic() + timeout
+        return [self.readdoc(id, timeout=max(deadline - time.monotonic(), 0.0)) for id in wanted]
+
+    def docinfo(self, id: Hashable) -> DocInfo:
+        """What this node knows of an id without asking anyone; never raises for an id that is not there."""
+        return self._node().doc_info(pack_id(id), id)
+
+    def listdocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
+        """The ids of all live records the index knows, held here or not, in id order.
+
+        prefix: only str ids that begin so. after: only ids behind this one (the last of the page before).
+        """
+        if limit is not None and limit < 0:
+            raise OptionInvalid(f"limit {limit}: expected a number of ids from 0 up, or None for all")
+        low, high = prefix_range(prefix) if prefix else all_range()
+        if after is not None:
+            low = max(low, pack_id(after) + b"\0")
+        ids: list[Any] = []
+        for entry in self._entries(low, high, limit):
+            ids.append(unpack_id(entry.id_key))
+        return ids
+
+    def _entries(self, low: bytes, high: bytes | None, limit: int | None) -> Iterator[Entry]:
+        while limit is None or limit > 0:
+            page = self._node().entries(low, high, LIST_PAGE if limit is None else min(limit, LIST_PAGE))
+            yield from page
+            if len(page) < LIST_PAGE:
+                return
+            low = page[-1].id_key + b"\0"
+            if limit is not None:
+                limit -= len(page)
+
+    # The mapping protocol
+
+    def __getitem__(self, id: Hashable) -> Record:
+        return self.readdoc(id)
+
+    def __setitem__(self, id: Hashable, rec: Record) -> None:
+        """Saves rec under this id over whatever is there: the caller says what the record is from now on."""
+        given = dict(rec)
+        given["id"] = id
+        if "rev" not in given:
+            rev = self.docinfo(id).rev
+            if rev is not None:
+                given["rev"] = rev
+        self.savedoc(given)
+
+    def __delitem__(self, id: Hashable) -> None:
+        if id not in self:
+            raise RecordNotFound(f"cannot delete {id!r}: no such record", id=id)
+        self.deletedoc(id)
+
+    def __contains__(self, id: Hashable) -> bool:
+        return self._node().is_live(pack_id(id))
+
+    def __len__(self) -> int:
+        return self._node().store.counters.records
+
+    def __bool__(self) -> bool:
+        return True  # an open but empty database is not "nothing"
+
+    def __iter__(self) -> Iterator[Any]:
+        low, high = all_range()
+        for entry in self._entries(low, high, None):
+            yield unpack_id(entry.id_key)
+
+    # Conflicts
+
+    def getconflicts(self, id: Hashable, timeout: float = 5.0) -> list[Conflict]:
+        """The concurrent revisions that lost against what readdoc gives, best first; [] when there is no conflict.
+
+        Bodies that are not here are fetched within timeout; those that no mirror delivered have held=False.
+        Raises RecordNotFound for an absent id.
+        """
+        node = self._node()
+        id_key = pack_id(id)
+        entry = node.find(id_key)
+        if entry is None:
+            raise RecordNotFound(f"no record {id!r} is known here", id=id)
+        losers = conflicts_of(entry.leaves)
+        if any(not leaf.deleted and node.read_leaf(id_key, leaf) is None for leaf in losers):
+            node.fetch_leaves(id_key, timeout)
+        return [self._conflict(node, id_key, id, leaf) for leaf in losers]
+
+    def _conflict(self, node: OpenDatabase, id_key: bytes, id: Hashable, leaf: Leaf) -> Conflict:
+        body = None if leaf.deleted else node.read_leaf(id_key, leaf)
+        rev = rev_string(leaf)
+        return Conflict(
+            rev=rev, deleted=leaf.deleted, held=leaf.deleted or body is not None,
+            rec=None if body is None else join(id, rev, unpack_body(body)), node=f"{leaf.node:016x}",
+        )
+
+    def resolvedoc(self, id: Hashable, rec: Record) -> Record:
+        """rec is the record from now on, on every node: it descends from all revisions known here. Returns it saved."""
+        _, _, body = split(rec)
+        packed = pack_body(body)
+        leaf = self._node().resolve(pack_id(id), packed)
+        return join(id, rev_string(leaf), unpack_body(packed))
+
+    # What changes and what is owed
+
+    def changes(self, since: str | None = None, live: bool = False, prefix: str = "") -> Feed:
+        """The changes of this node after the token `since` (None: all), each id at its newest, oldest first.
+
+        live: wait for more instead of ending; close() the result, or break out of the loop, to stop. A token of a
+        folder that was rebuilt or restored starts from the beginning: nothing is missed.
+        """
+        return Feed(self._node(), since=since, live=live, prefix=prefix)
+
+    def onchange(self, fn: Callable[[Change], None], prefix: str = "") -> Callable[[], None]:
+        """fn is called, in a thread of its own, for each change from now on; returns a function that ends it.
+
+        An exception in fn is logged, shown in syncstatus().last_error, and does not end the calls.
+        """
+        return Watchers.of(self._node()).add(fn, prefix)
+
+    def pendingdocs(self) -> list[Any]:
+        """The ids of records written here that no mirror has confirmed, oldest change first."""
+        return [unpack_id(row.id_key) for row in self._node().pending_rows()]
+
+    def waitsync(self, timeout: float | None = None, level: str = "mirror") -> bool:
+        """True once a mirror has on its disk everything that was saved here before the call; False after timeout.
+
+        On a mirror: another mirror; a mirror that knows of no other returns True. Raises OptionInvalid for
+        timeout=None while no mirror is known: it would wait for ever.
+        """
+        if level != "mirror":
+            raise OptionInvalid(f"level {level!r}: expected 'mirror'")
+        return self._node().wait_sync(timeout)
+
+    def syncstatus(self) -> SyncStatus:
+        """The state of this node and of its place in the mesh."""
+        return self._node().sync_status()
+
+    def checkdb(self, progress: Callable[[int, int], None] | None = None) -> CheckReport:
+        """Every byte of the folder is read and compared; returns what is wrong. progress is called with (done, all)."""
+        return self._node().check(progress)
+
+
+def opendb(name: str, *, location: str | os.PathLike[str] | None = None, **options: Any) -> MyNoSQL:
+    """An open database; the same as MyNoSQL().opendb(...). Use it in a with statement, or call closedb()."""
+    return MyNoSQL().opendb(name, location=location, **options)
+
+
+def home_folder() -> str:
+    """Where databases live by default: $MYNOSQL_HOME, else this system's place for a user's data."""
+    given = os.environ.get("MYNOSQL_HOME")
+    if given:
+        return given
+    if os.name == "nt":
+        return os.path.join(os.environ.get("LOCALAPPDATA") or os.path.expanduser("~"), "mynosql")
+    if os.path.isdir(os.path.expanduser("~/Library/Application Support")):
+        return os.path.expanduser("~/Library/Application Support/mynosql")
+    return os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "mynosql")
+
+
+__all__ = ["MyNoSQL", "MyNoSQLError", "RecordUnavailable", "Sequence", "home_folder", "opendb"]

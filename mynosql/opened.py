@@ -1,0 +1,378 @@
+"""One open database: folder, store, ledger, replica, threads and sockets joined, with the lock around them.
+
+Owns the order of opening and closing and the waiting of callers. Knows id keys and packed bodies, not the
+application's objects (database.MyNoSQL turns one into the other). Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from mynosql.address import parse_address
+from mynosql.bridge import Bridge
+from mynosql.errors import (
+    MyNoSQLError,
+    OptionInvalid,
+    RecordNotFound,
+    RecordUnavailable,
+)
+from mynosql.ledger import Ledger, Save
+from mynosql.options import OpenOptions, check_mode
+from mynosql.record import TimeSortedIds
+from mynosql.replica import Fetch, Replica, World
+from mynosql.revision import conflicts_of, rev_string
+from mynosql.row import Entry, Leaf, Row
+from mynosql.store.folder import Folder
+from mynosql.store.index import SqliteIndex
+from mynosql.store.store import Store
+from mynosql.store.types import FeedSlice, StoreOptions
+from mynosql.sync.effects import Outcome
+from mynosql.views import CheckReport, DocInfo, Problem, State, SyncStatus
+from mynosql.workers import Workers
+
+log = logging.getLogger("mynosql")
+
+
+_REASONS = {
+    Outcome.NOT_HELD: "no mirror that answers holds it",
+    Outcome.UNAVAILABLE: "no mirror is connected",
+    None: None,
+}
+
+
+INDEX_NAME = "index.sqlite"
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970 by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+class OpenDatabase:
+    """The parts of one open database. Made by opening; ended by close()."""
+
+    def __init__(self, path: str, options: OpenOptions, *, answer: Callable[[bytes], bytes]) -> None:
+        self.options = options
+        self.folder = path
+        self.watchers: Any = None
+        self._closers: list[Callable[[], None]] = []
+        self._is_closed = False
+        self._random = random.SystemRandom()
+        folder = Folder.open(path, mint=os.urandom)
+        self._closers.append(folder.close)
+        try:
+            self._build(folder, answer)
+        except BaseException:
+            self._close_all()
+            raise
+
+    def _build(self, folder: Folder, answer: Callable[[bytes], bytes]) -> None:
+        options = self.options
+        self.store = Store.open(
+            folder.files, SqliteIndex(folder.files.path(INDEX_NAME)),
+            StoreOptions(
+                memtable_bytes_max=options.memtable_bytes_max, cache_bytes_max=options.cache_bytes_max
+            ),
+            node=folder.identity.node,
+        )
+        self._closers.append(self.store.close)
+        self._ids = TimeSortedIds(self._random.getrandbits)
+        world = World(
+            wall_ms=wall_ms, mint=os.urandom, renew_node=lambda: folder.renew_identity(os.urandom).node,
+            rng=self._random,
+        )
+        identity = folder.identity
+        self.replica = Replica(
+            self.store, name=options.name, node=identity.node, is_moved=identity.is_moved,
+            is_mirror=check_mode(options.mode), world=world,
+        )
+        self._ledger: Ledger = self.replica.ledger
+        self.workers = Workers(self.replica, fsync_interval_s=options.fsync_interval_s)
+        self.lock = self.workers.lock
+        self._is_each = options.durability == "each"
+        self._bridge = Bridge(self.replica, self.workers, options, self.folder, answer)
+        for url in options.peers:
+            self._bridge.check_reachable(parse_address(url))
+        self.workers.start()
+        self._closers.append(self.workers.stop)
+        self._bridge.start()
+        self._closers.append(self._bridge.stop)
+        for url in options.peers:
+            self.add_peer(url, False)
+
+    def on_close(self, closer: Callable[[], None]) -> None:
+        """closer runs when the database closes, before the parts that exist now."""
+        self._closers.append(closer)
+
+    def close(self) -> None:
+        """Watchers, network, threads and store end in this order; everything saved is sealed. Repeatable."""
+        with self.lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._close_all()
+
+    def _close_all(self) -> None:
+        first: BaseException | None = None
+        while self._closers:
+            try:
+                self._closers.pop()()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    # Identity and mesh
+
+    @property
+    def index_id(self) -> bytes:
+        return self.replica.index_id
+
+    @property
+    def is_mirror(self) -> bool:
+        return self.replica.is_mirror
+
+    @property
+    def endpoint(self) -> str | None:
+        return self._bridge.endpoint
+
+    def next_id(self) -> str:
+        with self.lock:
+            return self._ids.next(wall_ms())
+
+    def set_mode(self, is_mirror: bool) -> None:
+        self._bridge.set_mode(is_mirror)
+
+    def add_peer(self, url: str, merge: bool) -> None:
+        address = parse_address(url)
+        self._bridge.check_reachable(address)
+        with self.lock:
+            self.replica.add_address(address, merge, time.monotonic())
+            self.workers.on_written()
+        self._bridge.wake()
+
+    def del_peer(self, url: str) -> None:
+        address = parse_address(url)
+        with self.lock:
+            self.replica.remove_address(address, time.monotonic())
+            self.workers.on_written()
+        self._bridge.wake()
+
+    def list_peers(self) -> list[str]:
+        with self.lock:
+            return self.replica.addresses()
+
+    # Saving
+
+    def save(self, save: Save, branch: bool) -> Leaf:
+        workers = self.workers
+        with self.lock:
+            leaf = self._ledger.save(save, branch=branch, now_ms=wall_ms())
+            workers.on_written()
+        if self._is_each or self.store.pressure > 0.5:
+            self._after_write()
+        return leaf
+
+    def save_many(self, saves: Sequence[Save]) -> list[Leaf]:
+        with self.lock:
+            leaves = self._ledger.save_many(saves, now_ms=wall_ms())
+            self.workers.on_written()
+        self._after_write()
+        return leaves
+
+    def delete(self, id_key: bytes, given: str | None) -> None:
+        with self.lock:
+            self._ledger.delete(id_key, given=given, now_ms=wall_ms())
+            self.workers.on_written()
+        self._after_write()
+
+    def resolve(self, id_key: bytes, body: bytes) -> Leaf:
+        with self.lock:
+            leaf = self._ledger.resolve(id_key, body, now_ms=wall_ms())
+            self.workers.on_written()
+        self._after_write()
+        return leaf
+
+    def _after_write(self) -> None:
+        if self._is_each:
+            with self.lock:
+                self.workers.wait_durable()
+        self.workers.slow_down()
+
+    # Reading
+
+    def find(self, id_key: bytes) -> Entry | None:
+        with self.lock:
+            return self.store.find(id_key)
+
+    def is_live(self, id_key: bytes) -> bool:
+        entry = self.find(id_key)
+        return entry is not None and entry.is_live
+
+    def read(self, id_key: bytes) -> tuple[Leaf, bytes | None] | None:
+        """The winner here and its packed body; body None: not held, or a tombstone. None: the id is not known."""
+        with self.lock:
+            found = self.store.read(id_key)
+        return None if found is None else (found[0].leaves[0], found[1])
+
+    def read_remote(
+        self, id_key: bytes, id: Hashable, *, timeout_s: float, allow_stale: bool, confirm: bool
+    ) -> tuple[Leaf, bytes]:
+        """The newest revision of a record that is not held fresh: from a mirror, else the stale one held here."""
+        with self.lock:
+            entry = self.store.find(id_key)
+            if entry is not None and entry.winner.deleted:
+                raise RecordNotFound(f"record {id!r} was deleted", id=id)
+            if entry is None and self.replica.is_index_complete and not (confirm and self.replica.has_live_mirror):
+                raise RecordNotFound(f"no record {id!r} exists", id=id)
+            reason = "no mirror is connected"
+            if self.replica.has_live_mirror and timeout_s > 0:
+                fetch = self._fetch(id_key, timeout_s, confirm)
+                if fetch.is_absent and self.store.find(id_key) is None:
+                    raise RecordNotFound(f"no record {id!r} exists, says the mirror", id=id)
+                reason = _REASONS.get(fetch.outcome) or f"no mirror delivered it within {timeout_s:g} s"
+            else:
+                fetch = None
+            found = self.store.read(id_key)
+            if found is not None and found[1] is not None:
+                return found[0].leaves[0], found[1]
+            if fetch is not None and fetch.row is not None and fetch.row.bodies[0] is not None:
+                # The index has moved on since, but this is at least as new as what it said when the read began.
+                return fetch.row.leaves[0], fetch.row.bodies[0]
+            if found is not None and found[0].winner.deleted:
+                raise RecordNotFound(f"record {id!r} was deleted", id=id)
+            if allow_stale and found is not None and found[0].stale is not None:
+                body = self.store.read_stale(id_key)
+                if body is not None:
+                    return found[0].stale, body
+        known = "exists, but is not held here" if entry is not None else "is not known to an index that is not complete"
+        raise RecordUnavailable(f"record {id!r} {known}: {reason}", id=id)
+
+    def _fetch(self, id_key: bytes, timeout_s: float, confirm: bool) -> Fetch:
+        (fetch,) = self.replica.fetch([id_key], timeout_s, confirm, time.monotonic())
+        self._bridge.wake()
+        if not self.workers.wait(lambda: fetch.is_done, timeout_s):
+            self.replica.cancel_fetch(fetch)
+        return fetch
+
+    def prefetch(self, id_keys: Sequence[bytes], timeout_s: float) -> None:
+        """Fetches at once what is not held of these, so that single reads find it here; failures are left to them."""
+        with self.lock:
+            if not self.replica.has_live_mirror or timeout_s <= 0:
+                return
+            wanted = []
+            for id_key in id_keys:
+                entry = self.store.find(id_key)
+                if entry is not None and entry.is_live and not entry.is_fresh:
+                    wanted.append(id_key)
+            if not wanted:
+                return
+            fetches = self.replica.fetch(wanted, timeout_s, False, time.monotonic())
+            self._bridge.wake()
+            if not self.workers.wait(lambda: all(fetch.is_done for fetch in fetches), timeout_s):
+                for fetch in fetches:
+                    self.replica.cancel_fetch(fetch)
+
+    def fetch_leaves(self, id_key: bytes, timeout_s: float) -> None:
+        """Bodies of all leaves of this id are asked for; returns when they came or the time is over."""
+        with self.lock:
+            if self.replica.has_live_mirror and timeout_s > 0:
+                self._fetch(id_key, timeout_s, False)
+
+    def read_leaf(self, id_key: bytes, leaf: Leaf) -> bytes | None:
+        """The packed body of one leaf if it is held here."""
+        with self.lock:
+            entry = self.store.find(id_key)
+            if entry is None or leaf not in entry.leaves:
+                return None
+            return self.store.read_body(id_key, entry.leaves.index(leaf))
+
+    def entries(self, low: bytes, high: bytes | None, limit: int) -> list[Entry]:
+        with self.lock:
+            return self.store.entries(low, high, live_only=True, limit=limit)
+
+    def doc_info(self, id_key: bytes, id: Hashable) -> DocInfo:
+        with self.lock:
+            entry = self.store.find(id_key)
+            as_of = self.replica.as_of
+            if entry is None:
+                return DocInfo(id=id, state="absent" if self.replica.is_index_complete else "unknown", as_of=as_of)
+            winner = entry.winner
+            held = winner if entry.is_fresh and not winner.deleted else entry.stale
+            state: State
+            if self.replica.is_pending(entry):
+                state = "pending"
+            elif winner.deleted:
+                state = "deleted"
+            elif entry.is_fresh:
+                state = "fresh"
+            else:
+                state = "stale" if entry.stale is not None else "remote"
+            return DocInfo(
+                id=id, state=state, rev=rev_string(winner), held_rev=rev_string(held) if held else None,
+                size=winner.size, conflicts=len(conflicts_of(entry.leaves)), as_of=as_of,
+            )
+
+    # The feed and the outbox
+
+    def feed_page(self, after_seq: int, bytes_max: int, low: bytes, high: bytes | None) -> FeedSlice:
+        with self.lock:
+            return self.store.feed(
+                after_seq, until_seq=self.store.head_seq, bytes_max=bytes_max, bodies=False, body_bytes_max=0,
+                low=low, high=high,
+            )
+
+    def wait_change(self, after_seq: int, timeout_s: float | None, is_over: Callable[[], bool]) -> bool:
+        """True once a change after that seq exists, or is_over(); False after timeout_s, or when closing."""
+        with self.lock:
+            return self.workers.wait(lambda: self.store.head_seq > after_seq or is_over() or self._is_closed, timeout_s)
+
+    def notify(self) -> None:
+        with self.lock:
+            self.workers.changed.notify_all()
+
+    def on_background_error(self, error: Exception) -> None:
+        with self.lock:
+            self.replica.on_failure(error)
+
+    def pending_rows(self) -> list[Row]:
+        with self.lock:
+            return self.replica.pending_rows()
+
+    def wait_sync(self, timeout_s: float | None) -> bool:
+        with self.lock:
+            replica = self.replica
+            if replica.is_mirror and not replica.knows_mirrors:
+                return True
+            if timeout_s is None and not replica.knows_mirrors:
+                raise OptionInvalid(
+                    "waitsync() would wait for ever: no mirror is known; call addpeer(url) first, or give a timeout"
+                )
+            target = self.store.head_seq
+            self.workers.sync_now()
+            return self.workers.wait(lambda: replica.is_delivered(target), timeout_s)
+
+    # Looking inside
+
+    def sync_status(self) -> SyncStatus:
+        with self.lock:
+            return self.replica.sync_status(self._bridge.endpoint)
+
+    def check(self, progress: Callable[[int, int], None] | None) -> CheckReport:
+        with self.lock:
+            report = self.store.check(progress)
+        return CheckReport(
+            ok=report.ok, records=report.records, blocks=report.blocks,
+            problems=tuple(
+                Problem(file=problem.file, offset=problem.offset, what=problem.what, records=problem.records)
+                for problem in report.problems
+            ),
+        )
+
+
+__all__ = ["MyNoSQLError", "OpenDatabase", "wall_ms"]

@@ -1,0 +1,437 @@
+"""Store and sessions of one database joined: the interpreter that performs what the protocol asks for.
+
+Owns the order of effects, and the gate: a message that speaks of what was written leaves only when that is fsynced.
+Never touches a socket, a thread or a lock; clock, randomness and minting are given, so that the simulator runs this
+very code. Driven by workers.Workers (durability), bridge.Bridge (messages) and opened.OpenDatabase (calls).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mynosql.address import Address
+from mynosql.clock import HybridClock
+from mynosql.errors import MyNoSQLError, PeerError, StorageError
+from mynosql.idkey import id_hash, prefix_range
+from mynosql.ledger import Ledger
+from mynosql.revision import entry_digest
+from mynosql.row import Entry, Row, Version
+from mynosql.store.store import Store
+from mynosql.sync import effects as fx
+from mynosql.sync.messages import Message
+from mynosql.sync.node import Node, NodeConfig, Wanted
+from mynosql.views import SyncStatus
+
+INDEX_NOTE = "index"
+"""The index id: 16 random bytes, minted when the index is made, restored or moved."""
+MODE_NOTE = "mode"
+COMPLETE_NOTE = "complete"
+"""Wall clock (ms, decimal) at which the index was last known complete; written when it first is, and at close."""
+
+Command = fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe | fx.Send | fx.Publish
+"""What is left to do for whoever owns the sockets."""
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One read that waits for a mirror. is_done turns True once; then `row` or `outcome` tell what came of it."""
+
+    request: int
+    is_done: bool = False
+    row: Row | None = None
+    outcome: fx.Outcome | None = None
+
+    @property
+    def is_absent(self) -> bool:
+        return self.outcome is fx.Outcome.ABSENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a replica gets from outside instead of fetching it."""
+
+    wall_ms: Callable[[], int]
+    """Milliseconds since 1970."""
+    mint: Callable[[int], bytes]
+    """n random bytes nobody else has."""
+    renew_node: Callable[[], int]
+    """A new node id, durable on return."""
+    rng: random.Random
+    """Jitter; not for secrets."""
+
+
+class Replica:
+    """One database of one node: its records, its conversations, and what they owe each other."""
+
+    def __init__(
+        self, store: Store, *, name: str, node: int, is_moved: bool, is_mirror: bool | None, world: World
+    ) -> None:
+        self.store = store
+        self._world = world
+        self.last_error: str | None = None
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        notes: dict[str, bytes] = {}
+        if is_moved or not store.note(INDEX_NOTE):
+            notes[INDEX_NOTE] = world.mint(16)
+        if is_mirror is not None and store.note(MODE_NOTE) != _mode_note(is_mirror):
+            notes[MODE_NOTE] = _mode_note(is_mirror)
+        if notes:
+            self._write_durably(notes)
+        self.ledger = Ledger(store, node=node, clock=HybridClock(store.hlc_max))
+        complete = store.note(COMPLETE_NOTE)
+        self._as_of_ms = int(complete) if complete else None
+        self._outgoing: deque[tuple[int, Command]] = deque()
+        self._fetches: dict[int, Fetch] = {}
+        self._next_request = 1
+        self._told_durable = store.durable_seq
+        self.node = Node(
+            NodeConfig(
+                database=name, node=node, index_id=store.note(INDEX_NOTE), nonce=int.from_bytes(world.mint(8), "big"),
+                is_mirror=store.note(MODE_NOTE) == _mode_note(True),
+            ),
+            notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng,
+        )
+
+    def _write_durably(self, notes: Mapping[str, bytes]) -> None:
+        self.store.put([], notes=notes)
+        job = self.store.sync_job()
+        if job is not None:
+            job.run()
+            self.store.finish(job)
+
+    # What the face asks
+
+    @property
+    def index_id(self) -> bytes:
+        return self.store.note(INDEX_NOTE)
+
+    @property
+    def is_mirror(self) -> bool:
+        return self.node.is_mirror
+
+    @property
+    def has_listeners(self) -> bool:
+        """Somebody waits for our changes: fsync at once."""
+        return self.node.connected > 0
+
+    @property
+    def has_live_mirror(self) -> bool:
+        return self.node.has_live_mirror
+
+    @property
+    def knows_mirrors(self) -> bool:
+        """Another node that is, or may turn out to be, a mirror is known."""
+        return bool(self.node.addresses())
+
+    @property
+    def as_of(self) -> float | None:
+        """Unix time in seconds when the index was last known complete; None: never."""
+        return None if self._as_of_ms is None else self._as_of_ms / 1000
+
+    @property
+    def is_index_complete(self) -> bool:
+        """An id that the index does not name does not exist, as far as was ever known."""
+        return self._as_of_ms is not None or not self.knows_mirrors
+
+    def addresses(self) -> list[str]:
+        return [address.url for address in self.node.addresses()]
+
+    def add_address(self, address: Address, merge: bool, now: float) -> None:
+        self._perform(self.node.add_address(address, now, merge=merge), now)
+
+    def remove_address(self, address: Address, now: float) -> None:
+        self._perform(self.node.remove_address(address, now), now)
+
+    def set_mode(self, is_mirror: bool, now: float) -> None:
+        """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed."""
+        self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
+        self._perform(self.node.set_mode(is_mirror, now), now)
+
+    def start(self, now: float, *, advertised: Address | None, publisher_port: int) -> None:
+        """Conversations begin: with the addresses that are remembered, and on the sockets that are bound."""
+        self._perform(self.node.start(now, advertised=advertised, publisher_port=publisher_port), now)
+
+    def set_endpoint(self, advertised: Address | None, publisher_port: int, now: float) -> None:
+        self._perform(self.node.set_endpoint(advertised, publisher_port, now), now)
+
+    def stop(self, now: float) -> None:
+        """Conversations end with a Bye; the time of the last complete index is kept."""
+        self._perform(self.node.stop(now), now)
+        if self._as_of_ms is not None and self.store.read_only_reason is None:
+            self.store.put([], notes={COMPLETE_NOTE: str(self._as_of_ms).encode()})
+        for fetch in self._fetches.values():
+            fetch.is_done = True
+        self._fetches.clear()
+
+    def fetch(self, id_keys: Sequence[bytes], timeout_s: float, confirm: bool, now: float) -> list[Fetch]:
+        """Ask the mirrors for these records; each result's is_done tells when it is over."""
+        fetches: list[Fetch] = []
+        wanted: list[Wanted] = []
+        for id_key in id_keys:
+            fetch = Fetch(self._next_request)
+            self._next_request += 1
+            self._fetches[fetch.request] = fetch
+            fetches.append(fetch)
+            entry = self.store.find(id_key)
+            version = None if entry is None else Version(entry.winner.hlc, entry.winner.node)
+            wanted.append(Wanted(
+                request=fetch.request, id_key=id_key, deadline=now + timeout_s, confirm=confirm, version=version
+            ))
+        self._perform(self.node.fetch_many(wanted, now), now)
+        return fetches
+
+    def cancel_fetch(self, fetch: Fetch) -> None:
+        if self._fetches.pop(fetch.request, None) is not None:
+            self.node.cancel_fetch(fetch.request)
+
+    def is_pending(self, entry: Entry) -> bool:
+        """This change was made here and no mirror has confirmed it."""
+        if not self.knows_mirrors and self.is_mirror:
+            return False
+        return self.node.is_owed(entry.seq, entry.owed)
+
+    def is_delivered(self, seq: int) -> bool:
+        """A mirror (another one, for a mirror) has all our changes up to seq on its disk."""
+        if self.is_mirror:
+            return self.node.confirmed_seq >= seq
+        return self.node.delivered_seq >= seq or self.store.counters.pending == 0
+
+    def pending_rows(self) -> list[Row]:
+        """The changes that no mirror has confirmed, in feed order, without bodies."""
+        if self.is_mirror and not self.knows_mirrors:
+            return []
+        rows: list[Row] = []
+        after = min(self.node.delivered_seq, self.store.head_seq)
+        while True:
+            piece = self.store.feed(
+                after, until_seq=self.store.head_seq, bytes_max=1 << 20, bodies=False, body_bytes_max=0
+            )
+            rows += [row for row in piece.rows if self.node.is_owed(row.seq, row.owed)]
+            after = piece.last_seq
+            if not piece.more:
+                return rows
+
+    def sync_status(self, endpoint: str | None) -> SyncStatus:
+        """Everything at a glance."""
+        counters = self.store.counters
+        status = self.node.status()
+        return SyncStatus(
+            mode="Mirror" if self.is_mirror else "Peer", node=f"{self.ledger.node:016x}", endpoint=endpoint,
+            mirror=status.mirror.url if status.mirror is not None else None, connected=status.connected,
+            mirrors=tuple(address.url for address in status.mirrors), filling=status.is_filling,
+            records=counters.records, held=counters.held, stale=counters.stale, missing=counters.missing,
+            pending=0 if self.is_mirror and not self.knows_mirrors else counters.pending,
+            conflicts=counters.conflicts, rejected=status.rejected, behind=status.behind, as_of=self.as_of,
+            bytes_sent=self.bytes_sent, bytes_received=self.bytes_received, last_error=self.last_error,
+        )
+
+    # What happens outside
+
+    def on_message(self, link: fx.Link, message: Message, now: float, *, user_id: str) -> None:
+        """One decoded message came over a link; user_id: whom the socket proved it to be, "" without keys."""
+        self._perform(self.node.on_message(link, message, now, user_id=user_id), now)
+
+    def on_published(self, address: Address, message: Message, now: float) -> None:
+        self._perform(self.node.on_published(address, message, now), now)
+
+    def on_garbage(self, link: fx.Link | None, error: PeerError, now: float) -> None:
+        """Bytes that are no message came over a link (None: by subscription)."""
+        self._perform(self.node.on_garbage(link, error, now), now)
+
+    def on_link_up(self, link: fx.Link, now: float) -> None:
+        self._perform(self.node.on_link_up(link, now), now)
+
+    def on_link_down(self, link: fx.Link, now: float) -> None:
+        self._perform(self.node.on_link_down(link, now), now)
+
+    def on_durable(self, now: float) -> None:
+        """An fsync is over: what waited for it may leave, and new changes are told."""
+        seq = self.store.durable_seq
+        if seq > self._told_durable:
+            self._told_durable = seq
+            self._perform(self.node.on_durable(seq, now), now)
+
+    def on_failure(self, error: BaseException) -> None:
+        """Something failed in the background; syncstatus shows it."""
+        self.last_error = f"{type(error).__name__}: {error}"
+
+    def step(self, now: float) -> None:
+        """What is due is done."""
+        self._perform(self.node.step(now), now)
+
+    def next_due(self, now: float) -> float | None:
+        return self.node.next_due(now)
+
+    # The gate
+
+    def take_outgoing(self) -> list[Command]:
+        """What may leave now, in order; it is the caller's to perform."""
+        outgoing = self._outgoing
+        durable = self.store.durable
+        taken: list[Command] = []
+        while outgoing and outgoing[0][0] <= durable:
+            taken.append(outgoing.popleft()[1])
+        return taken
+
+    @property
+    def is_waiting_for_sync(self) -> bool:
+        """Messages wait for an fsync: it should not be put off."""
+        return bool(self._outgoing)
+
+    # The interpreter
+
+    def _perform(self, effects: list[fx.Effect], now: float) -> None:
+        todo = deque(effects)
+        while todo:
+            effect = todo.popleft()
+            if isinstance(effect, fx.Send | fx.Publish):
+                self._outgoing.append((self.store.written if effect.message.is_gated else 0, effect))
+            elif isinstance(effect, fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe):
+                self._outgoing.append((0, effect))
+            elif isinstance(effect, fx.SetNote):
+                self._set_note(effect)
+            elif isinstance(effect, fx.FetchDone):
+                self._finish_fetch(effect)
+            elif isinstance(effect, fx.Renew):
+                todo.extend(self._renew(now))
+            elif isinstance(effect, fx.Fail):
+                self.on_failure(effect.error)
+            elif isinstance(effect, fx.Announce):
+                self._on_announce(effect.kind)
+            else:
+                todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
+
+    def _result_of(
+        self,
+        effect: (
+            fx.Apply | fx.ReadFeed | fx.ReadBodies | fx.ReadPiece | fx.ReadMissing | fx.ReadOffers | fx.CompareOffers
+        ),
+    ) -> fx.Result:
+        try:
+            if isinstance(effect, fx.Apply):
+                return self.ledger.apply(
+                    effect.rows, notes=effect.notes, pushed=effect.origin is fx.Origin.PUSH,
+                    now_ms=self._world.wall_ms(),
+                )
+            if isinstance(effect, fx.ReadFeed):
+                return self._read_feed(effect)
+            if isinstance(effect, fx.ReadBodies):
+                return self._read_bodies(effect)
+            if isinstance(effect, fx.ReadPiece):
+                return self._read_piece(effect)
+            if isinstance(effect, fx.ReadMissing):
+                entries = self.store.missing(effect.after_key, effect.limit)
+                return fx.Missing(id_keys=tuple(entry.id_key for entry in entries))
+            if isinstance(effect, fx.ReadOffers):
+                return self._read_offers(effect)
+            return self._compare_offers(effect)
+        except StorageError as error:
+            self.on_failure(error)
+            return fx.Failed(error=error)
+
+    def _read_feed(self, effect: fx.ReadFeed) -> fx.Feed:
+        low, high = b"", None
+        if len(effect.prefixes) == 1:
+            low, high = prefix_range(effect.prefixes[0])
+        piece = self.store.feed(
+            effect.after, until_seq=effect.until, bytes_max=effect.bytes_max, bodies=effect.body_bytes_max > 0,
+            body_bytes_max=effect.body_bytes_max, owed_only=effect.owed_only, low=low, high=high,
+        )
+        rows = piece.rows
+        if len(effect.prefixes) > 1:
+            ranges = [prefix_range(prefix) for prefix in effect.prefixes]
+            rows = tuple(
+                row for row in rows
+                if any(low <= row.id_key and (high is None or row.id_key < high) for low, high in ranges)
+            )
+        return fx.Feed(rows=rows, last=piece.last_seq, more=piece.more)
+
+    def _read_bodies(self, effect: fx.ReadBodies) -> fx.Held:
+        rows: list[fx.HeldRow | None] = []
+        spent = 0
+        for id_key in effect.id_keys:
+            entry = self.store.find(id_key)
+            if entry is None:
+                rows.append(None)
+                continue
+            bodies: list[bytes | None] = []
+            for position, leaf in enumerate(entry.leaves):
+                is_wanted = not leaf.deleted and leaf.size <= effect.body_bytes_max and entry.held >> position & 1
+                body = self.store.read_body(id_key, position) if is_wanted else None
+                spent += len(body or b"")
+                bodies.append(body)
+            rows.append(fx.HeldRow(Row(id_key, entry.leaves, tuple(bodies), entry.seq), entry.held))
+            if spent >= effect.bytes_max:
+                break
+        return fx.Held(rows=tuple(rows))
+
+    def _read_piece(self, effect: fx.ReadPiece) -> fx.Stretch:
+        entry = self.store.find(effect.id_key)
+        if entry is not None:
+            for position, leaf in enumerate(entry.leaves):
+                if leaf.hlc == effect.version.hlc and leaf.node == effect.version.node and entry.held >> position & 1:
+                    data = self.store.read_piece(effect.id_key, position, effect.offset, effect.length)
+                    return fx.Stretch(data=data)
+        return fx.Stretch(data=None)
+
+    def _read_offers(self, effect: fx.ReadOffers) -> fx.Offers:
+        """Reads page by page until `limit` entries are worth offering: fewer means that these were the last."""
+        offers: list[fx.Offered] = []
+        low = effect.after_key + b"\0" if effect.after_key else b""
+        while len(offers) < effect.limit:
+            entries = self.store.entries(low, None, live_only=False, limit=effect.limit)
+            for entry in entries:
+                low = entry.id_key + b"\0"
+                if entry.held and (entry.seq <= effect.until_seq or not entry.owed):
+                    digest = entry_digest(entry.id_key, entry.leaves)[:8]
+                    offers.append(fx.Offered(entry.id_key, id_hash(entry.id_key), digest))
+                    if len(offers) == effect.limit:
+                        break
+            if len(entries) < effect.limit:
+                break
+        return fx.Offers(offers=tuple(offers))
+
+    def _compare_offers(self, effect: fx.CompareOffers) -> fx.Compared:
+        found = self.store.find_hashes([offered for offered, _ in effect.offers])
+        wanted = []
+        for position, (offered, digest) in enumerate(effect.offers):
+            entry = found.get(offered)
+            if entry is None or entry_digest(entry.id_key, entry.leaves)[:8] != digest:
+                wanted.append(position)
+        return fx.Compared(wanted=tuple(wanted))
+
+    def _set_note(self, effect: fx.SetNote) -> None:
+        try:
+            self.store.put([], notes={effect.key: effect.value})
+        except StorageError as error:
+            self.on_failure(error)
+
+    def _finish_fetch(self, effect: fx.FetchDone) -> None:
+        fetch = self._fetches.pop(effect.request, None)
+        if fetch is not None:
+            fetch.row, fetch.outcome, fetch.is_done = effect.row, effect.outcome, True
+
+    def _renew(self, now: float) -> list[fx.Effect]:
+        """Another living node uses our id, or knows more of us than our disk does: we are somebody new from here on."""
+        node = self._world.renew_node()
+        self.ledger.rename(node)
+        self._write_durably({INDEX_NOTE: self._world.mint(16)})
+        return self.node.on_renewed(node, self.index_id, now)
+
+    def _on_announce(self, kind: fx.Kind) -> None:
+        if kind is fx.Kind.CAUGHT_UP:
+            is_first = self._as_of_ms is None
+            self._as_of_ms = self._world.wall_ms()
+            if is_first:
+                self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=str(self._as_of_ms).encode()))
+
+
+def _mode_note(is_mirror: bool) -> bytes:
+    return b"mirror" if is_mirror else b"peer"
+
+
+__all__ = ["Command", "Fetch", "MyNoSQLError", "Replica", "World"]
