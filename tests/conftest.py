@@ -6,6 +6,7 @@ checkdb(), whatever the test did to it, and nothing stays open.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def make_db(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     The location defaults to a folder of its own under tmp_path, named in order of opening: "node1", "node2"…
     """
+    yield from open_checked(tmp_path)
+
+
+def open_checked(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """The body of make_db, for the tests of this file."""
     import mynosql
 
     opened: list[tuple[Any, dict[str, Any]]] = []
@@ -43,8 +49,9 @@ def make_db(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         return database
 
     yield make_db
-    failures = [text for database, how in reversed(opened) if (text := _check_and_close(database, how))]
-    assert not failures, "\n".join(failures)
+    with contextlib.ExitStack() as checks:  # all of them are checked and closed, whichever fails
+        for database, how in opened:
+            checks.callback(_check_and_close, database, how)
 
 
 @pytest.fixture
@@ -53,8 +60,8 @@ def db(make_db: Callable[..., Any]) -> Any:
     return make_db()
 
 
-def _check_and_close(database: Any, how: dict[str, Any]) -> str:
-    """Check the database, opened anew in its folder if the test closed it; returns the problems as text."""
+def _check_and_close(database: Any, how: dict[str, Any]) -> None:
+    """Check the database, opened anew in its folder if the test closed it; leaves it closed."""
     import mynosql
 
     try:
@@ -64,4 +71,4 @@ def _check_and_close(database: Any, how: dict[str, Any]) -> str:
             report = reopened.checkdb()
     finally:
         database.closedb()
-    return "" if report.ok else f"checkdb() of {how['name']} in {how['location']}: {report.problems}"
+    assert report.ok, f"checkdb() of {how['name']} in {how['location']}: {report.problems}"

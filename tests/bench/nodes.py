@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.bench.workload import SEED, readings
 from tests.faults.processes import PythonChild, emit, receive
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Proxy, find_free_port
 
 BATCH_RECORDS = 1_000
 CHECKED_RECORDS_MAX = 1_000
@@ -51,15 +51,16 @@ def measure_first_sync(folder: Path, count: int) -> Result:
 
 def measure_wire(folder: Path, count: int) -> Result:
     """The same first sync through a TCP proxy that counts what passes both ways: a check on the nodes' own counting."""
+    port = find_free_port()
     with (
-        Proxy("127.0.0.1", 0) as proxy,
+        Proxy("127.0.0.1", port) as proxy,
         _start("source_node") as source,
         _start("joining_node") as joining,
     ):
         advertise = f"127.0.0.1:{proxy.port}"
-        source.send({"folder": str(folder / "source"), "readings": count, "advertise": advertise})
-        endpoint = source.read_until("endpoint", DEADLINE_S)["endpoint"]
-        proxy.set_target(int(endpoint.rpartition(":")[2]))
+        listen = {"listen": f"127.0.0.1:{port}", "advertise": advertise}
+        source.send({"folder": str(folder / "source"), "readings": count, **listen})
+        source.read_until("endpoint", DEADLINE_S)
         joining.send({"folder": str(folder / "joining"), "readings": count, "peer": f"http://{advertise}"})
         joining.read_until("full_ns", DEADLINE_S)
         return {"sync_tcp_bytes": proxy.bytes_total / count}
@@ -108,7 +109,7 @@ def source_node() -> None:
     job = receive()
     with mynosql.opendb("Bench", location=job["folder"]) as db:
         _save_all(db, job["readings"])
-    options = {"mode": "mirror", "listen": LISTEN, "advertise": job.get("advertise")}
+    options = {"mode": "mirror", "listen": job.get("listen", LISTEN), "advertise": job.get("advertise")}
     with mynosql.opendb("Bench", location=job["folder"], **options) as db:
         emit({"endpoint": db.endpoint})
         receive()

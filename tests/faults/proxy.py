@@ -286,6 +286,15 @@ class _Pipe:
         return sent
 
 
+def find_free_port(count: int = PORTS_OF_A_NODE) -> int:
+    """A port of 127.0.0.1, free together with its neighbours above, for a node that must listen at a known one."""
+    listeners = _bind_neighbours(count)
+    port: int = listeners[0].getsockname()[1]
+    for listener in listeners:
+        listener.close()
+    return port
+
+
 def _reset(end: socket.socket) -> None:
     """Close with RST: the other side learns at once, and no port waits in TIME_WAIT."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

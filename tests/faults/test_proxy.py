@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.proxy import LinkState, Proxy
+from tests.faults.proxy import LinkState, Proxy, find_free_port
 from tests.waiting import wait_until
 
 DEADLINE_S = 10.0
@@ -199,9 +199,8 @@ def test_a_target_that_is_gone_resets_and_a_new_target_is_used(
 
 
 def test_neighbouring_ports_lead_to_neighbouring_ports() -> None:
-    with Proxy("127.0.0.1", 1) as nowhere:
-        first, second = nowhere.port, nowhere.port + 1
-    servers = [EchoServer(first), EchoServer(second)]  # the two ports are free together: they were just ours
+    first = find_free_port()
+    servers = [EchoServer(first), EchoServer(first + 1)]
     with Proxy("127.0.0.1", first) as proxy:
         for offset, word in ((0, b"router"), (1, b"pub")):
             with socket.create_connection(("127.0.0.1", proxy.port + offset), DEADLINE_S) as client:
