@@ -173,9 +173,9 @@ def test_a_leaf_below_the_floor_of_another_is_kept_and_never_wins() -> None:
 
 def test_excepted_versions_have_a_bound_and_covered_ones_go_first() -> None:
     # given: A edits the winner and the loser in turns and never resolves
-    uncovered = Version(5, A)
-    winner = leaf(2, 10, A, vector={B: 1}, excepted=(uncovered,))
-    loser = leaf(2, 9, A, "loser", vector={C: 1})
+    uncovered = leaf(1, 5, C)
+    winner = leaf(2, 10, A, vector={C: 6}, excepted=((5, C),))
+    loser = leaf(2, 9, A, "loser")
     hlc = 10
     for _ in range(EXCEPTED_MAX + 20):
         hlc += 2
@@ -185,8 +185,8 @@ def test_excepted_versions_have_a_bound_and_covered_ones_go_first() -> None:
         assert len(merge_leaves((winner,), (loser,))) == 2
     assert winner.ancestry is not None
     assert len(winner.ancestry.excepted) == EXCEPTED_MAX
-    assert is_in_past(uncovered, loser)
     assert winner.ancestry.excepted[-1] == (loser.hlc - 2, A)
+    assert len(merge_leaves((winner,), (uncovered,))) == 2
 
 
 # Winners and merging
@@ -254,6 +254,7 @@ def test_equal_bodies_are_no_conflict_and_tombstones_are_equal() -> None:
     assert is_body_equal(leaf(1, 5, A, "same"), leaf(3, 9, B, "same"))
     assert is_body_equal(leaf(1, 5, A, ""), leaf(3, 9, B, ""))
     assert not is_body_equal(leaf(1, 5, A, ""), leaf(3, 9, B, "x"))
+    assert not is_body_equal(leaf(1, 5, A, "x"), leaf(1, 5, A, "x")._replace(size=2))
 
 
 def test_conflicts_are_the_losers_that_differ() -> None:
@@ -359,6 +360,12 @@ def test_a_rev_of_a_known_id_that_may_not_be_followed_is_a_conflict(
 def test_with_branch_an_older_revision_is_followed_beside_all_leaves() -> None:
     decision = decide((WINNER, LOSER), OLDER, branch=True)
     assert decision == SaveDecision(SaveKind.CHILD, (), (WINNER, LOSER), generation_floor=2)
+
+
+def test_with_branch_an_older_revision_is_known_at_the_highest_generation_too() -> None:
+    capped = leaf(GENERATION_MAX, 30, A)
+    assert decide((capped,), Rev(GENERATION_MAX, 10, A), branch=True).kind is SaveKind.CHILD
+    assert decide((capped,), Rev(GENERATION_MAX, 10, A)).reason == "the revision was superseded by a newer one"
 
 
 def test_with_branch_a_loser_is_followed_beside_the_winner() -> None:

@@ -60,7 +60,11 @@ def test_the_largest_leaf_set_unpacks_and_one_more_of_anything_does_not() -> Non
     refuse(pack_leaves((largest._replace(generation=GENERATION_MAX + 1),)))
     refuse(pack_leaves((largest._replace(size=BODY_BYTES_MAX + 1),)))
     refuse(pack_leaves((largest._replace(generation=0),)))
-    refuse(bytes(1 << 20))
+
+
+def test_what_is_longer_than_any_leaf_set_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(ValueError, match=r"^leaves: 1048576 bytes, at most "):
+        unpack_leaves(bytes(1 << 20))
 
 
 def refuse(data: bytes) -> None:
@@ -71,7 +75,8 @@ def refuse(data: bytes) -> None:
 NODES = bytes(7) + b"\1" + bytes(7) + b"\2"
 GOOD = [2, 20, 0, 4, b"8 bytes.", [1, 5], [0, 3], 4]
 BAD: dict[str, object] = {
-    "a number": 7, "nil": None, "a map": {}, "a string": "", "an array without anything": [], "no leaves": [NODES],
+    "a number": 7, "nil": None, "a map": {}, "a string": "", "an array without anything": [],
+    "no leaves": [NODES], "nothing": [b""],
     "nodes that are no bytes": [[1, 2], GOOD], "half a node id": [NODES[:12], GOOD],
     "a leaf that is bytes": [NODES, b"12345678"],
     "nodes out of order": [NODES[8:] + NODES[:8], GOOD], "a node twice": [NODES[:8] * 2, GOOD],
