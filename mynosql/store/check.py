@@ -164,6 +164,8 @@ class Checker:
                 self._problem(self._files.path(name), None, str(error), 0)
                 continue
             for damage in reader.damages:
+                if not damage.frames:
+                    continue  # the file's header: no save was in it
                 text = f"{damage.length} bytes with {damage.frames} saves cannot be read"
                 self._problem(self._files.path(name), damage.offset, text, damage.frames)
 

@@ -19,8 +19,8 @@ from mynosql.row import Leaf, Row
 _STORED = 1
 _LZ4 = 2
 _ONE = 3
-_HEAD = struct.Struct("<BII")
-# kind _STORED, bytes of the rows' head, bytes of the notes; then head, notes, bodies
+_HEAD = struct.Struct("<BQII")
+# kind _STORED, highest seq before, bytes of the rows' head, bytes of the notes; then head, notes, bodies
 _LZ4_HEAD = struct.Struct("<BI")  # kind, bytes of the raw frame, its kind included
 _ONE_HEAD = struct.Struct("<BBHIQQIQ8s")
 # kind, flags, bytes of the id key, generation, hlc, node, size, seq, digest; then id key and body
@@ -37,6 +37,8 @@ NOTE_VALUE_BYTES_MAX = 1 << 20
 class FrameContent(NamedTuple):
     """One frame, read back."""
 
+    seq_before: int | None
+    """The feed's head when it was written; None where it does not say (a lone stray row)."""
     rows: list[Row]
     notes: dict[str, bytes]
 
@@ -49,7 +51,7 @@ def pack_row(row: Row) -> bytes:
     id_key, leaves, bodies, seq, owed, stray, stale = row
     generation, hlc, node, deleted, size, digest, ancestry = leaves[0]
     if len(leaves) != 1 or ancestry is not None or stale is not None:
-        return pack_frame_content((row,), {})
+        return pack_frame_content((row,), {}, seq_before=seq if stray else seq - 1)
     body = bodies[0]
     flags = deleted | owed << 1 | stray << 2
     if body is None:
@@ -60,11 +62,16 @@ def pack_row(row: Row) -> bytes:
     return raw if len(raw) < LZ4_BYTES_MIN else _compressed(raw)
 
 
-def pack_frame_content(rows: Sequence[Row], notes: Mapping[str, bytes]) -> bytes:
-    """The payload of a frame with these rows and notes (value b"" deletes the key). Rows carry their seq."""
+def pack_frame_content(rows: Sequence[Row], notes: Mapping[str, bytes], *, seq_before: int) -> bytes:
+    """The payload of a frame with these rows and notes (value b"" deletes the key).
+
+    Rows carry their seq. seq_before: the head of the feed before them, by which recovery sees that nothing is missing
+    before the notes of this frame.
+    """
     head = batch.pack_head(rows) if rows else b""
     packed_notes = b"".join(map(_pack_note, notes.items())) if notes else b""
-    raw = b"".join((_HEAD.pack(_STORED, len(head), len(packed_notes)), head, packed_notes, batch.pack_bodies(rows)))
+    start = _HEAD.pack(_STORED, seq_before, len(head), len(packed_notes))
+    raw = b"".join((start, head, packed_notes, batch.pack_bodies(rows)))
     return raw if len(raw) < LZ4_BYTES_MIN else _compressed(raw)
 
 
@@ -91,9 +98,10 @@ def unpack_frame_content(payload: bytes) -> FrameContent:
     """What the frame says. Raises ValueError when it is not what the pack functions made."""
     raw = _raw(payload)
     if raw[:1] == bytes((_ONE,)):
-        return FrameContent([_unpack_row(raw)], {})
+        row = _unpack_row(raw)
+        return FrameContent(None if row.stray else row.seq - 1, [row], {})
     try:
-        kind, head_bytes, notes_bytes = _HEAD.unpack_from(raw)
+        kind, seq_before, head_bytes, notes_bytes = _HEAD.unpack_from(raw)
     except struct.error as error:
         raise ValueError(f"frame of {len(raw)} bytes is cut short") from error
     notes_at = _HEAD.size + head_bytes
@@ -105,7 +113,7 @@ def unpack_frame_content(payload: bytes) -> FrameContent:
         rows = batch.rows_from(batch.unpack_head(raw[_HEAD.size : notes_at]), raw[bodies_at:])
     elif bodies_at != len(raw):
         raise ValueError("frame holds bodies without rows")
-    return FrameContent(rows, _unpack_notes(raw[notes_at:bodies_at]))
+    return FrameContent(seq_before, rows, _unpack_notes(raw[notes_at:bodies_at]))
 
 
 def _unpack_row(raw: bytes) -> Row:

@@ -158,7 +158,8 @@ class _Replayer:
             if content is not None:
                 self._store.replay_frame(content.rows, self._believed(content))
         for damage in reader.damages:
-            self._problem(name, damage.offset, f"{damage.frames} saves cannot be read", damage.frames)
+            if damage.frames:  # none: only the file's header, and no save was in it
+                self._problem(name, damage.offset, f"{damage.frames} saves cannot be read", damage.frames)
         self._store.end_replayed_journal(number)
 
     def _content(self, name: str, frame: Frame) -> FrameContent | None:
@@ -168,8 +169,7 @@ class _Replayer:
             self._is_gapped = True
             self._problem(name, frame.offset, f"a frame is valid, but what it says cannot be read: {error}", 1)
             return None
-        expected = self._store.head_seq + 1
-        if any(row.seq > expected for row in content.rows[:1] if not row.stray):
+        if content.seq_before is not None and content.seq_before > self._store.head_seq:
             self._is_gapped = True
         return content
 

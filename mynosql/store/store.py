@@ -343,7 +343,7 @@ class Store:
         knowns = self._known_before(numbered)
         passed = self._delivery(notes)
         try:
-            self._unsealed.append(pack_frame_content(numbered, notes))
+            self._unsealed.append(pack_frame_content(numbered, notes, seq_before=self.head_seq))
         except StorageFailed as error:
             self._sealer.fail(error)
             raise

@@ -6,12 +6,14 @@ fails has changed neither. Knows nothing of segments. Driven by Store; recovery 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from mynosql.errors import StorageError
 from mynosql.row import Entry, Row
 from mynosql.store.files import Files
-from mynosql.store.frames import JournalWriter
+from mynosql.store.frames import JournalWriter, journal_name
 from mynosql.store.memtable import Memtable
 from mynosql.store.tally import HELD, LIVE, Tally
 
@@ -80,11 +82,19 @@ class Unsealed:
         active = self.active
         journal = active.journal
         if journal is None:
-            # A number is never used twice: what a failed attempt left under it must not be added to.
-            number, self.next_journal = self.next_journal, self.next_journal + 1
-            journal = active.journal = JournalWriter(self._files, number)
+            journal = active.journal = self._new_journal()
         journal.append(payload)
         self.written = active.frames = self.written + 1
+
+    def _new_journal(self) -> JournalWriter:
+        # A number is never used twice: what a failed attempt left under it must not be added to.
+        number, self.next_journal = self.next_journal, self.next_journal + 1
+        try:
+            return JournalWriter(self._files, number)
+        except StorageError:
+            with contextlib.suppress(StorageError):
+                self._files.remove(journal_name(number))
+            raise
 
     def absorb(self, row: Row, known: Row | Entry | None, is_outside: bool) -> None:
         """The row, numbered and in the journal, is its id's newest.
