@@ -19,12 +19,15 @@ import mynosql
 
 PREFIX = "block/"
 FIRST = "0" * 64
+STARTED = time.time()
 
 
 def main() -> int:
     args = parse_arguments()
     peers = [args.mirror] if args.mirror else []
     with mynosql.opendb("Chain", location=args.folder, peers=peers) as db:
+        if args.mirror and not catch_up(db, args.timeout):
+            print("the mirror is not reached: working on what is here", file=sys.stderr)
         if args.command == "append":
             for data in args.data:
                 block = append(db, data)
@@ -41,6 +44,15 @@ def main() -> int:
             print(problem)
         print(f"{len(db.listdocs(PREFIX))} blocks, {'valid' if not problems else 'NOT valid'}")
         return 1 if problems else 0
+
+
+def catch_up(db: mynosql.MyNoSQL, timeout_s: float) -> bool:
+    """True once this machine knows of every block that the mirror had when this program started."""
+    while (db.syncstatus().as_of or 0) < STARTED:
+        if time.time() > STARTED + timeout_s:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def append(db: mynosql.MyNoSQL, data: str) -> dict:

@@ -8,13 +8,18 @@ Play as the same player on two machines (--folder tells them apart): nobody's co
 
 import argparse
 import sys
+import time
 
 import mynosql
+
+STARTED = time.time()
 
 
 def main() -> None:
     args = parse_arguments()
     with mynosql.opendb("Game", location=args.folder, peers=[args.server]) as db:
+        if not catch_up(db, args.timeout):
+            print("no server reached: playing offline", flush=True)
         for name in args.load:
             load(db, name, args.timeout)
         id = f"save/{args.player}"
@@ -28,6 +33,15 @@ def main() -> None:
             print(f"{args.player} has {game['coins']} coins; {delivery(db, id)}", flush=True)
         db.waitsync(timeout=args.timeout)
         print(f"bye; {len(db.pendingdocs())} saves pending", flush=True)
+
+
+def catch_up(db: mynosql.MyNoSQL, timeout_s: float) -> bool:
+    """True once this machine knows of every change that the server had when this program started."""
+    while (db.syncstatus().as_of or 0) < STARTED:
+        if time.time() > STARTED + timeout_s:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def load(db: mynosql.MyNoSQL, name: str, timeout_s: float) -> None:

@@ -73,7 +73,7 @@ def _perform(db: MyNoSQL, payload: bytes) -> Any:
         )
     try:
         return perform(db, request)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, MyNoSQLError):
             raise
         raise PeerError(f"a request {verb!r} with wrong arguments ({error!r}); nothing was done") from error

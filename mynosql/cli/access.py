@@ -41,6 +41,8 @@ class Access:
     folder: str
     pid: int | None
     """The process that has it open; None: this command itself."""
+    opened_at: float = 0.0
+    """Unix time in seconds just before this command opened it."""
 
     def changes_page(self, since: str | None, prefix: str, limit: int, wait_s: float) -> tuple[list[Any], str]:
         """As control.changes_page, on either side."""
@@ -53,10 +55,10 @@ class Access:
         """The index is up to date, or the time is over, or there is nobody to ask."""
         if self.pid is not None or not self.db.listpeers():
             return
-        began, deadline = time.time(), time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             as_of = self.db.syncstatus().as_of
-            if as_of is not None and as_of >= began:
+            if as_of is not None and as_of >= self.opened_at:
                 return
             time.sleep(CONTACT_POLL_S)
 
@@ -87,7 +89,8 @@ def _open_or_contact(args: argparse.Namespace, location: str, folder: str) -> Ac
     while True:
         try:
             options = {"location": location, "peers": args.peer, **security_options(args)}
-            return Access(mynosql.opendb(args.name, **options), folder, None)
+            opened_at = time.time()
+            return Access(mynosql.opendb(args.name, **options), folder, None, opened_at)
         except DatabaseLocked as locked:
             remote = control.RemoteDatabase(functools.partial(local.request, folder))
             try:
@@ -110,10 +113,13 @@ def security_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def read_secret(path: str) -> str:
     """The secret in a file that only its owner can read."""
-    with open(path, "rb") as file:
-        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-            raise OptionInvalid(f"{path} holds a secret, but others may read or change it: chmod 600 {path}")
-        held = file.read(SECRET_BYTES_MAX + 1)
+    try:
+        with open(path, "rb") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+                raise OptionInvalid(f"{path} holds a secret, but others may read or change it: chmod 600 {path}")
+            held = file.read(SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise OptionInvalid(f"the secret file {path} cannot be read: {error.strerror}") from error
     if len(held) > SECRET_BYTES_MAX:
         raise OptionInvalid(f"{path} is no secret file: longer than {SECRET_BYTES_MAX} bytes; see mynosql keygen")
     try:

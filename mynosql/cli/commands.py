@@ -58,7 +58,7 @@ def _wait_for_delivery(access: Access, wait_s: float | None) -> int:
 
 def _records(args: argparse.Namespace) -> Iterator[Record]:
     """The records to save. `put NAME JSON` has its JSON where the id would stand: an object is never a plain id."""
-    id_given, record = args.id, args.record
+    id_given, record = [*args.words, None, None][:2]
     if record is None and id_given is not None and not args.id_json and id_given.lstrip().startswith("{"):
         id_given, record = None, id_given
     found = _read_records(sys.stdin) if record in (None, "-") else iter([jsonform.loads(record)])

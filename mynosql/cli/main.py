@@ -31,7 +31,7 @@ put reads the same. An ID is a string; with --id-json it is JSON: 17, true, {"$t
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. arguments: without the program's name, default those of the process."""
     try:
-        args = build_parser().parse_args(arguments)
+        args = parse(arguments)
     except SystemExit as usage:  # argparse has printed what is wrong, or the help
         return usage.code if isinstance(usage.code, int) else exits.USAGE
     kept = signal.signal(signal.SIGTERM, _terminate)
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exits.code_of(error)
     except OSError as error:
         _show_traceback(args)
-        _drop_output()
+        if error.filename is None:
+            _drop_output()
         _complain(f"{error.filename or 'the output'}: {error.strerror or error}")
         return exits.STORAGE
     except Exception as error:
@@ -98,6 +99,22 @@ def _drop_output() -> None:
 
 
 # The arguments
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed arguments; prints usage and raises SystemExit when they are wrong.
+
+    The words of put may stand between options, which argparse does not offer for words that may be missing.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(arguments)
+    words: list[str] = [*getattr(args, "words", []), *rest]
+    is_option = any(word.startswith("-") and word != "-" and not word[1:2].isdigit() for word in rest)
+    if rest and (args.command != "put" or is_option):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if len(words) > 2:
+        parser.error(f"put takes an ID and a record, found also: {' '.join(words[2:])}")
+    return args if not rest else argparse.Namespace(**{**vars(args), "words": words})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -152,9 +169,9 @@ def _add_serve(add: _Add) -> None:
 
 def _add_put(add: _Add) -> None:
     put = _database_command(add, "put", "save a record; prints its id and new rev")
-    put.add_argument("id", nargs="?", metavar="ID", help='default: the "id" in the record, else a new one')
-    put.add_argument("record", nargs="?", metavar="JSON",
-                     help="the record; default: read from stdin, one JSON object, or one on each line")
+    put.usage = "mynosql put [options] NAME [ID] [JSON]"
+    put.add_argument("words", nargs="*", metavar="ID, JSON", help='the id (default: the "id" in the record, else a new '
+                     "one) and the record (default: read from stdin, one JSON object, or one on each line)")
     put.add_argument("--id-json", action="store_true", help="ID is JSON, not a plain string")
     put.add_argument("--wait", type=seconds, metavar="S", help="wait until a mirror has it on its disk; exit code 1 "
                      "if not within S seconds (default: 2 s for a database that no process has open, without code 1)")
