@@ -297,7 +297,7 @@ class Fetcher:
                 version = want.version
                 if version is None or any(is_in_past(version, leaf) for leaf in row.leaves):
                     self._done(query, want, fx.Outcome.FOUND, row)
-        if query.wants:  # not held there, or older than what our index knew when the read began: that mirror lags behind
+        if query.wants:  # the winner is not held there, or older than what our index knew when the read began
             self._next_mirror(query, dialled)
         elif query.is_fill and bare_leaves(row):
             self._hub.ask(

@@ -23,10 +23,13 @@ class Filler:
         self._wanted: dict[bytes, None] = {}
         """Ids that may lack a body, oldest first."""
         self._asked: set[bytes] = set()
+        self._again: set[bytes] = set()
+        """Of those: ids found missing again meanwhile, because a newer revision came without its body."""
         self._is_scanning = False
         self._scan_after = b""
         self._must_scan = False
         self._is_looking = False
+        self._rest_until = float("-inf")
         self._is_scanned = False
         """The last scan found nothing missing, and nothing came without its body since."""
         self._has_found = False
@@ -89,18 +92,21 @@ class Filler:
                 lambda token: fx.ReadBodies(token=token, id_keys=batch, body_bytes_max=0, bytes_max=1 << 60),
                 partial(self._on_held, batch),
             )
-        elif self._must_scan or self._is_scanning:
-            if not self._is_scanning:
-                self._is_scanning, self._must_scan, self._has_failed = True, False, False
-                self._has_found = False
-                self._scan_after = b""
-            self._is_looking = True
-            hub.ask(
-                lambda token: fx.ReadMissing(token=token, after_key=self._scan_after, limit=min(SCAN_IDS, room)),
-                partial(self._on_missing, min(SCAN_IDS, room)),
-            )
-        else:
+        elif self._is_scanning or (self._must_scan and not self._asked and hub.now >= self._rest_until):
+            self._scan_on(min(SCAN_IDS, room))
+        elif not self._must_scan:
             self._check_full()
+
+    def _scan_on(self, limit: int) -> None:
+        if not self._is_scanning:
+            self._is_scanning = True
+            self._must_scan = self._has_failed = self._has_found = False
+            self._scan_after = b""
+        self._is_looking = True
+        self._hub.ask(
+            lambda token: fx.ReadMissing(token=token, after_key=self._scan_after, limit=limit),
+            partial(self._on_missing, limit),
+        )
 
     def _on_held(self, batch: tuple[bytes, ...], result: fx.Held | fx.Failed) -> None:
         self._is_looking = False
@@ -131,6 +137,8 @@ class Filler:
         self._look()
 
     def _ask(self, id_keys: Iterable[bytes]) -> None:
+        id_keys = list(id_keys)
+        self._again.update(id_key for id_key in id_keys if id_key in self._asked)
         fresh = [id_key for id_key in id_keys if id_key not in self._asked]
         self._asked.update(fresh)
         if fresh:
@@ -139,29 +147,38 @@ class Filler:
     # Answers
 
     def on_filled(self, id_key: bytes) -> None:
+        """A mirror gave all that this id lacked when it was asked for."""
         self._asked.discard(id_key)
-        self._hub.followers.settle({id_key})
+        if id_key in self._again:
+            self._again.discard(id_key)
+            self.want((id_key,))
+        else:
+            self._hub.followers.settle({id_key})
         if len(self._asked) <= self._hub.options.fill_in_flight // 2:
             self._look()
 
     def on_not_filled(self, id_key: bytes) -> None:
         """No mirror that can be reached holds it: look again later."""
         self._asked.discard(id_key)
+        self._again.discard(id_key)
         self._has_failed = True
         self._rest()
 
     def on_ready(self) -> None:
         """Another mirror can be asked."""
         if self._has_failed or self._hub.is_filling:
-            self._has_failed = False
             self._must_scan = True
+            self._rest_until = self._hub.now
             self._hub.timers.set_earlier("fill", self._hub.now + self._hub.options.fill_grace_s, self._look)
 
     def _rest(self) -> None:
+        """What failed is tried again later, or when another mirror can be asked."""
         hub = self._hub
-        if hub.dials.ready():
-            self._must_scan = True
-            hub.timers.set_earlier("fill", hub.now + hub.jitter(hub.options.fill_retry_s), self._look)
+        self._must_scan = True
+        if self._rest_until <= hub.now:
+            self._rest_until = hub.now + hub.jitter(hub.options.fill_retry_s)
+            if hub.dials.ready():
+                hub.timers.set_earlier("fill", self._rest_until, self._look)
 
     # Full
 

@@ -154,7 +154,7 @@ class Follower:
             self._apply_next()
             return
         hlc = max(self.cursor.hlc, highest_hlc_of(rows, self._card.node))
-        cursor = Cursor(last, hlc, self._card.node)
+        cursor = Cursor(last, hlc, self._card.node, self._card.nonce)
         notes = self._hub.memory.cursor_note(self.index_id, cursor)
         self._is_applying = True
         self._hub.ask(

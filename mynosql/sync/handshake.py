@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mynosql.sync.hub import Hub
-from mynosql.sync.memory import DATABASE_ID_BYTES, DATABASES_MAX
+from mynosql.sync.memory import DATABASE_ID_BYTES, DATABASES_MAX, Cursor
 from mynosql.sync.messages import VERSION_HIGH, VERSION_LOW, Card, Hello, Known, RefusedCode, Welcome
 
 
@@ -36,19 +36,25 @@ def is_young(hub: Hub) -> bool:
 def known_of(hub: Hub, card: Card) -> Known | None:
     """What we know of that node's history; None: nothing."""
     memory = hub.memory
-    seqs = [found[card.index_id].seq for found in (memory.cursors, memory.pushed) if card.index_id in found]
+    found = [cursors[card.index_id] for cursors in (memory.cursors, memory.pushed) if card.index_id in cursors]
     hlc = memory.hlc_of(card.node)
-    if not seqs and not hlc:
+    if not found and not hlc:
         return None
-    return Known(card.index_id, max(seqs, default=0), hlc)
+    newest = max(found, default=Cursor(0))
+    return Known(card.index_id, newest.seq, hlc, newest.nonce)
 
 
 def find_loss(hub: Hub, known: Known | None) -> str | None:
     """What somebody knows of us and we do not have (our folder was restored or copied); None: nothing."""
     if known is None:
         return None
-    if known.index_id == hub.index_id and known.seq > hub.durable:
-        return f"another node knows {known.seq} changes of this one, which has {hub.durable}"
+    if known.index_id == hub.index_id:
+        try:
+            limit = hub.memory.limit_of(known.nonce) if known.nonce else None
+        except KeyError:
+            return "another node heard of this one in an opening that this folder knows nothing of"
+        if known.seq > (hub.durable if limit is None else limit):
+            return f"another node knows {known.seq} changes of this one, which had {limit or hub.durable}"
     if hub.own_hlc is not None and known.hlc > hub.own_hlc:
         return "another node knows newer revisions of this one than it has"
     return None

@@ -7,6 +7,7 @@ worst that follows is work done twice. Numbers are ASCII decimals.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from mynosql.row import Row
 DATABASE_ID_BYTES = 16
 DATABASES_MAX = 8
 REJECTED_TEXT_MAX = 400
+OPENINGS_MAX = 512
+"""Openings remembered: 8 KiB, and years of reboots."""
+_OPENING = struct.Struct("<QQ")
 
 
 class Cursor(NamedTuple):
@@ -27,6 +31,16 @@ class Cursor(NamedTuple):
     """Highest clock of a version of `node` in it."""
     node: int = 0
     """Whose index it is."""
+    nonce: int = 0
+    """Of the opening in which the node told of that seq."""
+
+
+class Opening(NamedTuple):
+    """One opening of our own database."""
+
+    nonce: int
+    head: int
+    """Our newest seq at that moment."""
 
 
 class Rejected(NamedTuple):
@@ -60,6 +74,8 @@ class Memory:
         self.is_filled = notes.get("filling") == b"0"
         """This node was a full mirror before."""
         self.is_synced = notes.get("synced") == b"1"
+        self.openings = _openings_from(notes.get("openings", b""))
+        """The last ones, oldest first: what others heard of us must fit into them."""
         for key, value in notes.items():
             self._read(key, value)
 
@@ -146,6 +162,25 @@ class Memory:
         self.is_filled = not is_filling
         self._set_note("filling", b"1" if is_filling else b"0")
 
+    def add_opening(self, opening: Opening, *, is_first: bool = False) -> None:
+        """is_first: of this index id, so that the earlier ones mean nothing any more."""
+        kept = () if is_first else self.openings[-(OPENINGS_MAX - 1) :]
+        self.openings = (*kept, opening)
+        self._set_note("openings", b"".join(_OPENING.pack(*found) for found in self.openings))
+
+    def limit_of(self, nonce: int) -> int | None:
+        """How far our feed went when that opening ended; None: it has not ended, or is older than what is remembered.
+
+        Raises KeyError for an opening that was never ours: this folder is older than what it told others.
+        """
+        nonces = [opening.nonce for opening in self.openings]
+        if nonce not in nonces:
+            if len(self.openings) >= OPENINGS_MAX:
+                return None
+            raise KeyError(nonce)
+        position = nonces.index(nonce) + 1
+        return self.openings[position].head if position < len(nonces) else None
+
     def set_synced(self) -> None:
         if not self.is_synced:
             self.is_synced = True
@@ -158,16 +193,21 @@ def highest_hlc_of(rows: Iterable[Row], node: int) -> int:
 
 
 def _pack_cursor(cursor: Cursor) -> bytes:
-    return b"%d %d %d" % cursor
+    return b"%d %d %d %d" % cursor
 
 
 def _cursor_from(value: bytes) -> Cursor:
-    seq, hlc, node = map(int, value.split())
-    return Cursor(seq, hlc, node)
+    return Cursor(*map(int, value.split()))
 
 
 def _number_from(value: bytes) -> int:
     return int(value) if value.isdigit() else 0
+
+
+def _openings_from(value: bytes) -> tuple[Opening, ...]:
+    if len(value) % _OPENING.size:
+        return ()
+    return tuple(Opening(*found) for found in _OPENING.iter_unpack(value))
 
 
 def _databases_from(value: bytes) -> tuple[bytes, ...]:

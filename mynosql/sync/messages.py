@@ -29,6 +29,8 @@ class Known(NamedTuple):
     seq: int
     hlc: int
     """Highest clock of a version that the node wrote; 0: none seen."""
+    nonce: int
+    """Of the opening in which the node told of that seq; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from mynosql.sync.filling import Filler
 from mynosql.sync.following import Followers
 from mynosql.sync.hub import Hub, NodeConfig
 from mynosql.sync.membership import Membership
-from mynosql.sync.memory import Memory, Rejected
+from mynosql.sync.memory import Memory, Opening, Rejected
 from mynosql.sync.options import SyncOptions
 from mynosql.sync.pieces import Pieces
 from mynosql.sync.publishing import Publisher
@@ -87,6 +87,7 @@ class Node:
         hub.is_running = True
         hub.advertised, hub.publisher_port = advertised, publisher_port
         hub.members.on_start()
+        hub.memory.add_opening(Opening(hub.nonce, hub.durable))
         if hub.is_mirror:
             hub.filler.start()
         hub.strategy.start()
@@ -148,6 +149,7 @@ class Node:
         hub.is_renewing = False
         hub.renewed_at = now
         hub.memory.forget_confirmed()
+        hub.memory.add_opening(Opening(hub.nonce, hub.durable), is_first=True)
         hub.publisher.reset()
         hub.server.say_bye_to_all(ms.ByeCode.RENEWED, "this node has a new identity")
         hub.strategy.stop()

@@ -32,6 +32,8 @@ class Transfer:
         """Requests under way: offset and length of each."""
         self.next_offset = 0
         self.retries = 0
+        self.is_gone = False
+        """The other side says that it does not hold this body (any more); else it may only be slow."""
 
 
 class Pieces:
@@ -119,6 +121,7 @@ class Pieces:
         del self._by_request[message.request]
         offset, length = transfer.open.pop(message.request)
         if not message.is_held or len(message.data) != length:
+            transfer.is_gone = True
             self._finish(transfer, None)
             return
         transfer.retries = 0

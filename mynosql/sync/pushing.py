@@ -18,7 +18,7 @@ from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import Rejected
 from mynosql.sync.offering import Offering
-from mynosql.sync.receiving import bare_leaves, without_leaves
+from mynosql.sync.receiving import ALL_BYTES, bare_leaves, held_leaves, without_leaves
 from mynosql.sync.wire import PUSH_ROWS_MAX
 
 ROW_BYTES = 100
@@ -109,11 +109,39 @@ class Outbox:
     def _on_feed(self, reading: int, result: fx.Feed | fx.Failed) -> None:
         if reading != self._reading:
             return
-        self._reading = 0
         if isinstance(result, fx.Failed):
+            self._reading = 0
             self._arm()
             return
-        rows = [row for row in map(self._sendable, result.rows) if row is not None]
+        large = tuple(row.id_key for row in result.rows if self._has_large(row))
+        if not large:
+            self._on_held(reading, result, {}, fx.Held(rows=()))
+            return
+        self._hub.ask(
+            lambda token: fx.ReadBodies(token=token, id_keys=large, body_bytes_max=0, bytes_max=ALL_BYTES),
+            partial(self._on_held, reading, result, dict(zip(large, range(len(large)), strict=True))),
+        )
+
+    def _has_large(self, row: Row) -> bool:
+        """A body of it was too large to be read along, if it is here at all."""
+        inline_bytes_max = self._hub.options.inline_bytes_max
+        return any(leaf.size > inline_bytes_max for leaf in bare_leaves(row))
+
+    def _on_held(
+        self, reading: int, result: fx.Feed, positions: dict[bytes, int], found: fx.Held | fx.Failed
+    ) -> None:
+        if reading != self._reading:
+            return
+        self._reading = 0
+        if isinstance(found, fx.Failed):
+            self._arm()
+            return
+        rows = []
+        for row in result.rows:
+            position = positions.get(row.id_key)
+            sendable = _sendable(row, None if position is None else found.rows[position])
+            if sendable is not None:
+                rows.append(sendable)
         starts = range(0, len(rows), PUSH_ROWS_MAX)
         for start in starts:
             chunk = tuple(rows[start : start + PUSH_ROWS_MAX])
@@ -122,12 +150,6 @@ class Outbox:
         self._sent = result.last
         self._settle()
         self._read_on()
-
-    def _sendable(self, row: Row) -> Row | None:
-        """Without leaves whose body is not here: they came from other nodes, which have it. Large ones are fetched."""
-        inline_bytes_max = self._hub.options.inline_bytes_max
-        bare = [leaf for leaf in bare_leaves(row) if leaf.size <= inline_bytes_max]
-        return without_leaves(row, bare) if bare else row
 
     def _push(self, rows: tuple[Row, ...], last: int) -> None:
         hub = self._hub
@@ -175,12 +197,26 @@ class Outbox:
                 raise PeerError(f"Ack refuses row {refusal.position} of a Push of {len(batch.keys)}")
             id_key, seq = batch.keys[refusal.position]
             refused.add(id_key)
-            memory.settle_rejected({id_key})
-            memory.set_rejected(seq, Rejected(id_key, refusal.code, refusal.text))
-            hub.fail(PeerError(f"a mirror refused a change of ours ({refusal.code}): {refusal.text}"))
-        is_settled = memory.settle_rejected({key for key, _ in batch.keys} - refused) if memory.rejected else False
-        if refused or is_settled:
+            rejected = Rejected(id_key, refusal.code, refusal.text)
+            hub.ask(
+                lambda token, id_key=id_key: fx.ReadBodies(  # type: ignore[misc]
+                    token=token, id_keys=(id_key,), body_bytes_max=0, bytes_max=1
+                ),
+                partial(self._on_refused, seq, rejected),
+            )
+        if memory.rejected and memory.settle_rejected({key for key, _ in batch.keys} - refused):
             hub.announce(fx.Kind.REJECTED)
+
+    def _on_refused(self, seq: int, rejected: Rejected, result: fx.Held | fx.Failed) -> None:
+        """Unless the record changed meanwhile: then its newer state is on its way, or was taken."""
+        hub = self._hub
+        found = result.rows[0] if isinstance(result, fx.Held) else None
+        if found is None or found.row.seq != seq:
+            return
+        hub.memory.settle_rejected({rejected.id_key})
+        hub.memory.set_rejected(seq, rejected)
+        hub.fail(PeerError(f"a mirror refused a change of ours ({rejected.code}): {rejected.text}"))
+        hub.announce(fx.Kind.REJECTED)
 
     def _settle(self) -> None:
         """With nothing in flight, all that was read is delivered: nothing of it was owed, or it is acknowledged."""
@@ -225,3 +261,14 @@ class Outbox:
     def on_want(self, dialled: Dialled, message: ms.Want) -> None:
         if dialled is self._dialled and self._offering is not None:
             self._offering.on_want(message)
+
+
+def _sendable(row: Row, held: fx.HeldRow | None) -> Row | None:
+    """Without the leaves whose body is not here: they came from nodes that have it. The mirror fetches large ones.
+
+    held: what is here of a row with large bodies, which were not read along.
+    """
+    bare = set(bare_leaves(row))
+    if held is not None:
+        bare -= held_leaves(held)
+    return without_leaves(row, bare) if bare else row

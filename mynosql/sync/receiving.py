@@ -79,8 +79,8 @@ class Receiver:
         memory = self._hub.memory
         known = memory.pushed.get(push.index_id, Cursor(0, 0, self._card.node))
         hlc = max(known.hlc, highest_hlc_of(push.rows, self._card.node))
-        cursor = Cursor(max(known.seq, push.last), hlc, self._card.node)
-        if cursor == known:
+        cursor = Cursor(max(known.seq, push.last), hlc, self._card.node, self._card.nonce)
+        if cursor[:2] == known[:2]:
             return {}
         memory.pushed[push.index_id] = cursor
         return memory.pushed_note(push.index_id, cursor)
@@ -104,7 +104,7 @@ class Receiver:
             return
         found = result.rows if isinstance(result, fx.Held) else (None,) * len(bare)
         for row, held in zip(bare, found, strict=True):
-            rest = row if held is None else without_leaves(row, _held_leaves(held))
+            rest = row if held is None else without_leaves(row, held_leaves(held))
             if rest is not None:
                 incoming.large.append(rest)
         self._bring_next(incoming)
@@ -133,7 +133,11 @@ class Receiver:
     def _on_body(self, incoming: Incoming, leaf: Leaf, body: bytes | None) -> None:
         if self._is_closed:
             return
-        incoming.transfer = None
+        transfer, incoming.transfer = incoming.transfer, None
+        if body is None and transfer is not None and not transfer.is_gone:
+            # Only late: without an Ack the writer sends the whole Push again.
+            self._incoming.pop(incoming.push.request, None)
+            return
         row = incoming.large.popleft()
         if body is not None:
             bodies = tuple(body if found == leaf else held for found, held in zip(row.leaves, row.bodies, strict=True))
@@ -189,5 +193,6 @@ def without_leaves(row: Row, gone: Collection[Leaf]) -> Row | None:
     )
 
 
-def _held_leaves(held: fx.HeldRow) -> set[Leaf]:
+def held_leaves(held: fx.HeldRow) -> set[Leaf]:
+    """The leaves whose bodies are in the store."""
     return {leaf for position, leaf in enumerate(held.row.leaves) if held.held >> position & 1}

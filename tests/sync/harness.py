@@ -108,9 +108,8 @@ class Machine:
     def start(self, knows: Iterable[str] = ()) -> None:
         """A process opens this store."""
         world = self.world
-        hlc = max((
-            leaf.hlc for rows, _ in self.store.frames for row in rows for leaf in row.leaves if leaf.node == self.node_id
-        ), default=0)
+        written = (leaf for rows, _ in self.store.frames for row in rows for leaf in row.leaves)
+        hlc = max((leaf.hlc for leaf in written if leaf.node == self.node_id), default=0)
         self.node = Node(
             NodeConfig(
                 database=world.database, node=self.node_id, index_id=self.index_id, nonce=world.rng.getrandbits(64),
@@ -588,7 +587,7 @@ class World:
 
     def settle(self, within_s: float = 60.0) -> float:
         try:
-            return self.run_until(self.is_settled, within_s=within_s, what="all nodes equal, mirrors full, nothing owed")
+            return self.run_until(self.is_settled, within_s=within_s, what="all equal, mirrors full, nothing owed")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.differences()}") from error
 
