@@ -53,6 +53,8 @@ class Bridge:
         self._wanted = _parse_listen(options.listen) if options.listen else None
         if self._wanted is not None:
             self._security.check_listen(self._wanted[0])
+        for url in options.peers:
+            self._security.check_dial(parse_address(url))
         self._io = IoThread(self, folder=folder, security=self._security)
         self._workers.on_durable = self.wake
 

@@ -41,13 +41,27 @@ LIST_PAGE = 512
 Record = dict[Any, Any]
 
 
+class _Forks:
+    """How often this process was forked off another one: a comparison of ints where getpid would be a system call."""
+
+    count = 0
+
+    def add(self) -> None:
+        self.count += 1
+
+
+_forks = _Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forks.add)
+
+
 class MyNoSQL:
     """A document database in this process, kept in step with its other copies in the background."""
 
     def __init__(self) -> None:
         self._location: str | None = None
         self._open: OpenDatabase | None = None
-        self._pid = os.getpid()
+        self._forks = _forks.count
 
     # Opening and closing
 
@@ -75,7 +89,7 @@ class MyNoSQL:
             raise OptionInvalid(f"opendb: {error}; see mynosql.OpenOptions for what it takes") from error
         folder = os.path.join(os.fspath(location) if location is not None else self._location or home_folder(), name)
         self._open = OpenDatabase(folder, checked, answer=self._answer)
-        self._pid = os.getpid()
+        self._forks = _forks.count
         return self
 
     def closedb(self) -> None:
@@ -83,7 +97,7 @@ class MyNoSQL:
         node = self._open
         if node is None:
             return
-        if os.getpid() != self._pid:
+        if self._forks != _forks.count:
             self._open = None
             return
         try:
@@ -103,7 +117,7 @@ class MyNoSQL:
         node = self._open
         if node is None:
             raise NotOpen("no database is open here: call opendb(name) first")
-        if os.getpid() != self._pid:
+        if self._forks != _forks.count:
             raise ForkError("this database was opened before the fork; in the child, open one in a folder of its own")
         if node.workers.failure is not None:
             node.workers.check()

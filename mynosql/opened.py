@@ -46,6 +46,8 @@ _REASONS = {
 
 
 INDEX_NAME = "index.sqlite"
+MEMTABLES_MAX = 4
+"""One is written, one is sealed, two may wait; then saves wait."""
 
 
 def wall_ms() -> int:
@@ -76,7 +78,8 @@ class OpenDatabase:
         self.store = Store.open(
             folder.files, SqliteIndex(folder.files.path(INDEX_NAME)),
             StoreOptions(
-                memtable_bytes_max=options.memtable_bytes_max, cache_bytes_max=options.cache_bytes_max
+                memtable_bytes_max=options.memtable_bytes_max, cache_bytes_max=options.cache_bytes_max,
+                unsealed_bytes_max=MEMTABLES_MAX * options.memtable_bytes_max,
             ),
             node=folder.identity.node,
         )
@@ -96,8 +99,6 @@ class OpenDatabase:
         self.lock = self.workers.lock
         self._is_each = options.durability == "each"
         self._bridge = Bridge(self.replica, self.workers, options, self.folder, answer)
-        for url in options.peers:
-            self._bridge.check_reachable(parse_address(url))
         self.workers.start()
         self._closers.append(self.workers.stop)
         self._bridge.start()

@@ -28,6 +28,9 @@ class Strategy(Protocol):
 
     def stop(self) -> None: ...
 
+    def on_given(self, address: Address) -> None:
+        """The user named this address, again perhaps: what failed there before no longer counts."""
+
     def on_list(self) -> None:
         """The list of addresses changed."""
 
@@ -87,6 +90,9 @@ class Chooser:
         for key in ("seek", "try", "probe"):
             self._hub.timers.cancel(key)
         self.followed = self._trying = self._probing = None
+
+    def on_given(self, address: Address) -> None:
+        self._failures.clear(address)
 
     def on_list(self) -> None:
         """An address that was taken back is dropped; a better one is tried soon."""
@@ -262,6 +268,9 @@ class Mesh:
     def stop(self) -> None:
         for address in self._hub.members.addresses():
             self._hub.timers.cancel(("mesh", address))
+
+    def on_given(self, address: Address) -> None:
+        self._failures.clear(address)
 
     def on_list(self) -> None:
         hub = self._hub

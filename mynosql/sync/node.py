@@ -161,6 +161,7 @@ class Node:
         """The node at that address is dialled from here on, and remembered."""
         hub = self._begin(now)
         hub.members.give(address, is_merging=merge)
+        hub.strategy.on_given(address)
         hub.has_news = True
         return self._end()
 
