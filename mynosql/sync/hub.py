@@ -5,7 +5,6 @@ Owns no rule of the protocol. Parts reach each other through it (hub.fetcher …
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ from mynosql.sync.options import SyncOptions
 from mynosql.sync.timers import Timers
 
 if TYPE_CHECKING:
+    import random
+
     from mynosql.sync.choosing import Strategy
     from mynosql.sync.dialling import Dials
     from mynosql.sync.fetching import Fetcher

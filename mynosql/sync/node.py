@@ -8,9 +8,9 @@ told in docs/PROTOCOL.md.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mynosql.address import Address
 from mynosql.errors import PeerError
@@ -30,6 +30,9 @@ from mynosql.sync.pieces import Pieces
 from mynosql.sync.publishing import Publisher
 from mynosql.sync.pushing import Outbox
 from mynosql.sync.serving import Server
+
+if TYPE_CHECKING:
+    import random
 
 __all__ = ["Node", "NodeConfig", "NodeStatus", "SyncOptions", "Wanted"]
 
