@@ -49,12 +49,15 @@ class Feed:
         self._sealed = sealed
         self._decoded: dict[int, _Decoded] = {}
         self._clock = 0
+        self._is_followed = False
+        """Somebody has read the feed since the last seal."""
 
     def slice(
         self, memtables: Sequence[Memtable], after_seq: int, *, until_seq: int, bytes_max: int, body_bytes_max: int,
         owed_only: bool, low: bytes, high: bytes | None,
     ) -> FeedSlice:
         """Rows with after_seq < seq <= until_seq up to bytes_max. body_bytes_max: larger bodies are None, -1: all."""
+        self._is_followed = True
         rows: list[Row] = []
         spent = 0
         is_all_ids = not low and high is None
@@ -172,14 +175,16 @@ class Feed:
         """The memtable is a segment now: its rows serve whoever reads the end of the feed without decoding it."""
         for number in replaced_in:
             self._decoded.pop(number, None)
-        if segment is not None and self._clock:
-            self._keep(segment.number, _Decoded(list(memtable.between(0, memtable.last_seq)), {}, True))
-            self._decoded[segment.number].used = self._clock
+        if segment is not None and self._is_followed:
+            decoded = _Decoded(list(memtable.between(0, memtable.last_seq)), {}, True)
+            decoded.used = self._clock
+            self._keep(segment.number, decoded)
+        self._is_followed = False
 
     def drop_caches(self) -> None:
         """No decoded segment is kept in memory."""
         self._decoded.clear()
-        self._clock = 0
+        self._is_followed = False
 
 
 def _newest(row: Row, newer: Sequence[Memtable]) -> Row | None:

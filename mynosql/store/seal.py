@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -92,6 +93,7 @@ class SealJob:
         """Set once the commit is durable, even if run() raises after it."""
         self._files, self._index, self._filter = files, index, filter
         self._block_bytes_max = block_bytes_max
+        self._block_firsts = [segment.block_first for segment in plan.segments]
         self.shard_end: tuple[int, int] | None = None
         """Shard and the size it had before: where to cut it when the commit failed."""
 
@@ -218,11 +220,9 @@ class SealJob:
         return shard.read_head(self._files, block.ref).rows.id_key(shard.slot_of(place))
 
     def _bury(self, place: int, outcome: Outcome) -> None:
-        number = shard.block_of(place)
-        for segment in self.plan.segments:
-            if segment.block_first <= number <= segment.block_last:
-                outcome.dead[segment.number] = outcome.dead.get(segment.number, 0) + 1
-                return
+        position = bisect_right(self._block_firsts, shard.block_of(place)) - 1
+        number = self.plan.segments[position].number
+        outcome.dead[number] = outcome.dead.get(number, 0) + 1
 
     def _notes(self, outcome: Outcome) -> dict[str, bytes]:
         plan = self.plan

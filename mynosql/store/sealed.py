@@ -6,7 +6,6 @@ heads and bodies. Never writes; a seal job writes and Store tells it here with a
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -44,7 +43,6 @@ class Sealed:
         self.owed: dict[int, int] = {}
         """Segment number → owed rows in it when it was sealed, strays left out; absent: none."""
         self.problems: list[Problem] = []
-        self._block_firsts = [segment.block_first for segment in self.segments]
         self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
 
@@ -88,10 +86,6 @@ class Sealed:
         found = short_hash(id_hash(id_key))
         place = shard.place_of(block_number, slot)
         return self.index.place(found) == place or place in self.index.twins(found)
-
-    def segment_of_block(self, number: int) -> Segment:
-        """Segments have consecutive blocks, so the number is enough."""
-        return self.segments[bisect_right(self._block_firsts, number) - 1]
 
     def _misplaced(self, head: BlockHead, place: int) -> StorageCorrupt:
         path = self.files.path(shard.shard_name(head.ref.shard))
@@ -176,7 +170,6 @@ class Sealed:
         if segment is None:
             return
         self.segments.append(segment)
-        self._block_firsts.append(segment.block_first)
         if owed:
             self.owed[segment.number] = owed
 
