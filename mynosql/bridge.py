@@ -92,8 +92,10 @@ class Bridge:
 
     @property
     def endpoint(self) -> str | None:
-        address, _ = self._reachable()
-        return None if address is None else address.url
+        listening = self._listening
+        if listening is None:
+            return None
+        return Address(_named_host(listening.address.host), listening.address.port).url
 
     def set_mode(self, is_mirror: bool) -> None:
         """The mode is changed and remembered, and the node listens or stops listening accordingly."""
@@ -141,10 +143,7 @@ class Bridge:
         if self._advertise is not None:
             offset = listening.publisher.port - listening.address.port
             return self._advertise, self._advertise.port + offset
-        host = listening.address.host
-        if host in ("*", "0.0.0.0", "::"):
-            host = _own_host()
-        return Address(host, listening.address.port), listening.publisher.port
+        return Address(_named_host(listening.address.host), listening.address.port), listening.publisher.port
 
     # net.io.Handler, on the I/O thread
 
@@ -272,8 +271,10 @@ def _parse_listen(text: str) -> tuple[str, int]:
     return address.host, address.port
 
 
-def _own_host() -> str:
-    """The address of the interface that leads outward; asking for it sends nothing."""
+def _named_host(host: str) -> str:
+    """A host that others can dial; for "every interface" the one that leads outward. Asking for it sends nothing."""
+    if host not in ("*", "0.0.0.0", "::"):
+        return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # TEST-NET-1: a datagram socket only looks up the route

@@ -196,17 +196,19 @@ class Ledger:
         todo: dict[bytes, Row] = {}
         refused: list[RefusedRow] = []
         hlc_max = 0
+        is_copy = True
         find = self._store.find
         for row in rows:
             fault = _fault_of(row)
             if fault is not None:
                 refused.append(fault)
                 continue
-            earlier = todo.get(row.id_key)
-            entry = find(row.id_key) if earlier is None else _entry_of(earlier)
+            id_key, leaves, row_bodies, *_ = row
+            earlier = todo.get(id_key)
+            entry = find(id_key) if earlier is None else _entry_of(earlier)
             if entry is None:
-                fault = _push_fault(row, row.leaves, ()) if pushed else None
-                result: Row | None = Row(row.id_key, row.leaves, row.bodies)
+                fault = _push_fault(row, leaves, ()) if pushed else None
+                result: Row | None = Row(id_key, leaves, row_bodies)
             else:
                 merged = merge_leaves(entry.leaves, row.leaves)
                 fault = _push_fault(row, merged, entry.leaves) if pushed else None
@@ -217,7 +219,8 @@ class Ledger:
             if result is None:
                 continue
             if not result.stray:
-                hlc_max = max(hlc_max, row.leaves[0].hlc)
+                hlc_max = max(hlc_max, leaves[0].hlc)
+                is_copy = is_copy and (result.leaves is leaves or result.leaves == leaves)
             todo[row.id_key] = result
         head = self._store.head_seq
         if todo or notes:
@@ -226,7 +229,8 @@ class Ledger:
             self.ahead_ms = (hlc_max >> COUNTER_BITS) - now_ms
         last = self._store.head_seq
         return Applied(
-            first_seq=head + 1 if last > head else 0, last_seq=last if last > head else 0, refused=tuple(refused)
+            first_seq=head + 1 if last > head else 0, last_seq=last if last > head else 0, refused=tuple(refused),
+            is_copy=is_copy,
         )
 
     def _merged_row(self, row: Row, merged: Leaves, entry: Entry, earlier: Row | None) -> Row | None:
@@ -293,6 +297,13 @@ def _position(leaves: Leaves, leaf: Leaf) -> int | None:
 
 
 def _fault_of(row: Row) -> RefusedRow | None:
+    if len(row.leaves) == 1:
+        body = row.bodies[0]
+        if body is None:
+            return None
+        leaf = row.leaves[0]
+        if len(body) == leaf.size and not leaf.deleted and digest_of(body) == leaf.digest:
+            return None
     for leaf, body in zip(row.leaves, row.bodies, strict=True):
         if body is not None and (leaf.deleted or len(body) != leaf.size or digest_of(body) != leaf.digest):
             return _refused(row, "body-wrong", f"the body of {rev_string(leaf)} does not match its digest and size")

@@ -81,6 +81,8 @@ class Chooser:
 
     @property
     def is_hopeful(self) -> bool:
+        if self.followed is not None:
+            return not self.followed.is_ready  # it greets us again
         return self._trying is not None and not self._failures.has(self._trying.address)
 
     def start(self) -> None:
@@ -100,6 +102,12 @@ class Chooser:
         for dialled in self._hub.dials:
             if dialled.address not in known:
                 self._drop(dialled)
+        trying = self._trying
+        if trying is not None and not self._hub.timers.is_set("try") and len(self._hub.members.candidates()) > 1:
+            if self._failures.has(trying.address):
+                self._end_try(trying, Loss.DOWN)
+            else:
+                self._hub.timers.set("try", self._hub.now + self._hub.options.connect_s_max, self._on_try_over)
         self._seek()
         self._plan_probe()
 
@@ -323,7 +331,7 @@ class Mesh:
         hub = self._hub
         is_new = not self._failures.has(dialled.address)
         self._failures.add(dialled.address, loss)
-        hub.has_news = bool(self._twins)
+        hub.has_news |= bool(self._twins)
         if loss is Loss.DOWN:
             return
         if loss is Loss.DEAD and is_new:

@@ -312,6 +312,8 @@ class Applied:
     """Our own seqs that the rows got: first_seq..last_seq, both 0 when nothing changed."""
     last_seq: int = 0
     refused: tuple[RefusedRow, ...] = ()
+    is_copy: bool = False
+    """Each of these seqs has the leaves just as they came: their sender learns nothing from them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -277,7 +277,7 @@ class Fetcher:
             refused.id_key for refused in result.refused
         }
         if isinstance(result, fx.Applied):
-            hub.publisher.on_relayed(result)
+            hub.publisher.on_relayed(result, None)
             if result.refused:
                 hub.fail(PeerError(f"{dialled.address}: {result.refused[0].text}"))
         for row in rows:

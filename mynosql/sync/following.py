@@ -170,7 +170,7 @@ class Follower:
             return
         hub.memory.cursors[self.index_id] = cursor
         hub.memory.set_synced()
-        hub.publisher.on_relayed(result)
+        hub.publisher.on_relayed(result, self._card.node)
         if result.refused:
             self._apply_bare(rows, result)
         if hub.is_mirror:
@@ -195,7 +195,8 @@ class Follower:
         bare = tuple(row._replace(bodies=(None,) * len(row.leaves)) for row in rows if row.id_key in bad)
         self._hub.fail(PeerError(f"{self._address}: {result.refused[0].text}"))
         self._hub.ask(
-            lambda token: fx.Apply(token=token, rows=bare, origin=fx.Origin.INDEX), self._hub.publisher.on_relayed
+            lambda token: fx.Apply(token=token, rows=bare, origin=fx.Origin.INDEX),
+            partial(self._hub.publisher.on_relayed, node=self._card.node),
         )
         if self._hub.is_mirror:
             self._note_bare(bare)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from typing import NamedTuple
 
 from mynosql.row import Row
 from mynosql.sync import effects as fx
@@ -16,6 +17,15 @@ from mynosql.sync.hub import Hub
 
 RELAYED_MAX = 4096
 """Ranges of relayed changes that are remembered until they are published; beyond that bodies are left out."""
+
+
+class Relayed(NamedTuple):
+    """A range of our seqs that came from another mirror."""
+
+    first: int
+    last: int
+    source: int | None
+    """The node that sent them, when they are here just as it has them: it learns nothing from them."""
 
 
 class Publisher:
@@ -28,7 +38,7 @@ class Publisher:
         self._read = hub.durable
         """All up to here was read; above _announced there was nothing left to publish (superseded rows)."""
         self._is_reading = False
-        self._relayed: deque[tuple[int, int]] = deque()
+        self._relayed: deque[Relayed] = deque()
         """Our seqs of changes that came from other mirrors and are not published yet."""
         self._changed_at = float("-inf")
         self._interval_s = hub.options.heartbeat_s
@@ -51,15 +61,19 @@ class Publisher:
         self._interval_s = hub.options.heartbeat_s
         hub.timers.set_earlier("heartbeat", hub.now + hub.options.first_heartbeat_s, self._beat)
 
-    def on_relayed(self, result: fx.Applied | fx.Failed) -> None:
-        """Changes of another mirror got these seqs here: whoever takes our bodies gets them there as well."""
+    def on_relayed(self, result: fx.Applied | fx.Failed, node: int | None) -> None:
+        """Changes of another mirror got these seqs here: whoever takes our bodies gets them there as well.
+
+        node: the mirror that sent them all, None when that is not known.
+        """
         if not isinstance(result, fx.Applied) or not result.last_seq or not self._hub.is_mirror:
             return
         relayed = self._relayed
-        if relayed and relayed[-1][1] + 1 == result.first_seq:
-            relayed[-1] = (relayed[-1][0], result.last_seq)
+        source = node if result.is_copy else None
+        if relayed and relayed[-1].last + 1 == result.first_seq and relayed[-1].source == source:
+            relayed[-1] = relayed[-1]._replace(last=result.last_seq)
         elif len(relayed) < RELAYED_MAX:
-            relayed.append((result.first_seq, result.last_seq))
+            relayed.append(Relayed(result.first_seq, result.last_seq, source))
 
     def on_durable(self) -> None:
         """The newest durable seq moved: tell those who listen."""
@@ -80,11 +94,17 @@ class Publisher:
         hub = self._hub
         if self._is_reading or hub.durable <= self._read:
             return
-        self._is_reading = True
         until = hub.durable
-        is_all_relayed = bool(self._relayed) and self._relayed[0][0] <= self._read + 1 and (
-            self._relayed[0][1] >= until
-        )
+        relayed = self._relayed[0] if self._relayed else None
+        if relayed is not None and relayed.first > self._read + 1:
+            relayed = None
+        if relayed is not None and self._is_known_to_all(relayed):
+            self._skip(min(relayed.last, until))
+            return
+        self._is_reading = True
+        is_all_relayed = relayed is not None and relayed.last >= until
+        if relayed is not None and relayed.source is not None:
+            until = min(until, relayed.last)
         body_bytes_max = 0
         if hub.server.has_mirror_audience and not is_all_relayed:
             body_bytes_max = hub.options.publish_body_bytes_max
@@ -96,6 +116,24 @@ class Publisher:
             ),
             self._on_feed,
         )
+
+    def _is_known_to_all(self, relayed: Relayed) -> bool:
+        """The mirror that these changes came from is the only one that listens."""
+        server = self._hub.server
+        return relayed.source is not None and not server.has_peer_audience and (
+            server.is_only_mirror_audience(relayed.source)
+        )
+
+    def _skip(self, last: int) -> None:
+        """The feed goes on behind what everybody who listens has: said in one message without rows."""
+        self._publish(fx.Topic.BODIES, self._announced + 1, last, ())
+        self._announced = self._read = last
+        self._forget_read()
+        self._read_on()
+
+    def _forget_read(self) -> None:
+        while self._relayed and self._relayed[0].last <= self._read:
+            self._relayed.popleft()
 
     def _on_feed(self, result: fx.Feed | fx.Failed) -> None:
         hub = self._hub
@@ -111,8 +149,7 @@ class Publisher:
             if hub.server.has_peer_audience:
                 self._publish(fx.Topic.ENTRIES, first, last, tuple(map(_without_bodies, result.rows)))
             self._announced = result.last
-        while self._relayed and self._relayed[0][1] <= self._read:
-            self._relayed.popleft()
+        self._forget_read()
         self._read_on()
 
     def _publish(self, topic: fx.Topic, first: int, last: int, rows: tuple[Row, ...]) -> None:
@@ -123,11 +160,11 @@ class Publisher:
         """Bodies only where the change entered the mirrors here."""
         if not self._relayed:
             return rows
-        starts = [first for first, _ in self._relayed]
+        starts = [relayed.first for relayed in self._relayed]
 
         def is_relayed(seq: int) -> bool:
             position = bisect_right(starts, seq) - 1
-            return position >= 0 and seq <= self._relayed[position][1]
+            return position >= 0 and seq <= self._relayed[position].last
 
         return tuple(_without_bodies(row) if is_relayed(row.seq) else row for row in rows)
 

@@ -192,6 +192,12 @@ class Server:
     def has_mirror_audience(self) -> bool:
         return self._mirror_count > 0
 
+    def is_only_mirror_audience(self, node: int) -> bool:
+        """No other mirror than that node takes what is published here."""
+        return self._mirror_count > 0 and all(
+            served.card.node == node for served in self._sessions.values() if served.card.is_mirror
+        )
+
     @property
     def has_peer_audience(self) -> bool:
         return self._mirror_count < len(self._sessions)

@@ -17,6 +17,7 @@ import msgpack
 from mynosql.address import Address, parse_address
 from mynosql.batch import WireLimits, pack_wire, unpack_wire
 from mynosql.errors import PeerError
+from mynosql.idkey import ID_KEY_BYTES_MAX
 from mynosql.row import Row, Version
 from mynosql.sync import messages as ms
 
@@ -37,7 +38,6 @@ PUSH_ROWS_MAX = 1024
 MIRRORS_MAX = 256
 PREFIXES_MAX = 64
 DATABASES_MAX = 8
-ID_KEY_BYTES_MAX = 4096
 
 _U16, _U31, _U64 = (1 << 16) - 1, (1 << 31) - 1, (1 << 64) - 1
 _LIMITS = WireLimits(raw_bytes_max=ROW_BYTES_MAX, rows_max=1 << 16)
@@ -203,8 +203,8 @@ _SHAPES = (
     _Shape(5, ms.Entries, _SMALL, {
         "request": _REQUEST, "index_id": _ID, "after": _SEQ, "last": _SEQ, "head": _SEQ, "more": _FLAG,
     }, "rows"),
-    _Shape(6, ms.Fetch, 640 << 10, {"request": _REQUEST, "id_keys": _array(_ID_KEY, IDS_MAX)}),
-    _Shape(7, ms.Bodies, 640 << 10, {"request": _REQUEST, "items": _array(_ITEM, IDS_MAX)}, "bodies"),
+    _Shape(6, ms.Fetch, 160 << 10, {"request": _REQUEST, "id_keys": _array(_ID_KEY, IDS_MAX)}),
+    _Shape(7, ms.Bodies, 160 << 10, {"request": _REQUEST, "items": _array(_ITEM, IDS_MAX)}, "bodies"),
     _Shape(8, ms.FetchPiece, 8 << 10, {
         "request": _REQUEST, "id_key": _ID_KEY, "version": _VERSION, "offset": _number(1 << 40),
         "length": _number(PIECE_BYTES_MAX),
