@@ -1,9 +1,9 @@
 """The door to the index: which block holds an id, which blocks and segments there are, and small durable notes.
 
 Owns SQLite and its schema; rows of numbers only. Ids are known by their short hash; whoever looks one up compares the
-id key in the block's head. A seal is one Commit: one transaction, durable on return. place() and the other reads run
-under the store's lock on one connection, commit() may run in a job's thread on the other. Model for tests:
-tests/sim/memory_index.py, held to the same behaviour by tests/store/test_index.py. Tables: docs/FORMAT.md, "Index".
+id key in the block's head. A seal is one Commit: one transaction, durable on return. commit() is for one thread at a
+time; every read may run in any thread at any time. Model for tests: tests/sim/memory_index.py, held to the same
+behaviour by tests/store/test_index.py. Tables: docs/FORMAT.md, "Index".
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, NoReturn, Protocol
 
-from mynosql.errors import FormatUnknown, StorageCorrupt, StorageError, StorageFailed, StorageFull
+from mynosql.errors import FormatUnknown, StorageCorrupt, StorageFailed, StorageFull
+from mynosql.store.files import TMP_SUFFIX, DiskFiles, raise_mapped
 from mynosql.store.shard import BlockRef
 
 FORMAT = 1
@@ -112,7 +114,7 @@ class Index(Protocol):
         ...
 
     def places(self, short_hashes: Iterable[int]) -> dict[int, int]:
-        """place() of each hash that has one, read on the connection that commits: for a seal job, without the lock."""
+        """place() of each hash that has one, for many of them at once."""
         ...
 
     def block(self, number: int) -> BlockRow | None: ...
@@ -123,14 +125,6 @@ class Index(Protocol):
 
     def segments(self) -> list[Segment]:
         """In number order, oldest first."""
-        ...
-
-    def blocks_after(self, seq: int) -> Iterator[tuple[Segment, list[BlockRow]]]:
-        """Blocks with seq_max > seq, per segment in segment order; a segment without one is left out."""
-        ...
-
-    def blocks_missing(self, after: int = -1, limit: int = 256) -> list[BlockRow]:
-        """Blocks with missing > 0 and number > after, in number order, at most limit."""
         ...
 
     def hashes(self) -> Iterator[int]:
@@ -179,17 +173,26 @@ CREATE TABLE twin (hash INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (h
 CREATE TABLE block (number INTEGER PRIMARY KEY, segment INTEGER NOT NULL, shard INTEGER NOT NULL,
   start INTEGER NOT NULL, head_bytes INTEGER NOT NULL, body_bytes INTEGER NOT NULL, row_count INTEGER NOT NULL,
   seq_min INTEGER NOT NULL, seq_max INTEGER NOT NULL, missing INTEGER NOT NULL);
-CREATE INDEX block_missing ON block (number) WHERE missing > 0;
 CREATE TABLE segment (number INTEGER PRIMARY KEY, first_key BLOB NOT NULL, last_key BLOB NOT NULL,
   seq_min INTEGER NOT NULL, seq_max INTEGER NOT NULL, block_first INTEGER NOT NULL, block_last INTEGER NOT NULL,
   row_count INTEGER NOT NULL, dead INTEGER NOT NULL);
 CREATE TABLE note (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+_PLACE_SQL = "SELECT place FROM place WHERE hash=?"
 _BLOCK = "number, segment, shard, start, head_bytes, body_bytes, row_count, seq_min, seq_max, missing"
+_BLOCK_TYPES = (int,) * 10
 _SEGMENT = "number, first_key, last_key, seq_min, seq_max, block_first, block_last, row_count, dead"
+_SEGMENT_TYPES = (int, bytes, bytes, int, int, int, int, int, int)
 PAGE_BYTES = 4096
+"""Measured at 1 M records: 17.2 to 17.6 bytes a record with pages of 2 to 16 KiB; a commit rewrites whole pages."""
+CACHE_KIB = 1024
+"""Per connection; the operating system caches the file as well."""
 _WAL_BYTES_KEPT = 4 << 20
+_ASKED_AT_ONCE = 500
+_HASHES_AT_ONCE = 10_000
+_BUSY_TIMEOUT_S = 30.0
+_SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 class SqliteIndex:
@@ -198,93 +201,80 @@ class SqliteIndex:
     def __init__(self, path: str) -> None:
         """Open or make the index. Raises FormatUnknown (file untouched), StorageCorrupt, StorageFull, StorageFailed."""
         self.path = path
-        self._reader: sqlite3.Connection | None = None
+        self._is_open = True
         self._writer: sqlite3.Connection | None = None
-        _check_format(path)
+        # A connection must not serve two threads at once (they would share a prepared statement): who reads takes one
+        # out and puts it back. The caller's lock makes that one connection in all but the moments of a job.
+        self._readers: list[sqlite3.Connection] = []
+        if not _check_format(path):
+            _make(path)
         try:
             self._writer = _connect(path)
-            if self._writer.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._make_schema(self._writer)
-            self._reader = _connect(path)
-            self._reader.execute("PRAGMA query_only=ON")
             self._twins = self._load_twins()
-        except (sqlite3.Error, StorageError) as error:
+        except BaseException as error:
             self._abandon()
             if isinstance(error, sqlite3.Error):
                 self._raise_mapped(error)
             raise
 
-    def _make_schema(self, connection: sqlite3.Connection) -> None:
-        connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT"
-        )
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
     def place(self, short_hash: int) -> int | None:
         try:
-            row = self._read.execute("SELECT place FROM place WHERE hash=?", (short_hash,)).fetchone()
+            reader = self._take_reader()
+            row = reader.execute(_PLACE_SQL, (short_hash,)).fetchone()
+            self._readers.append(reader)
         except sqlite3.Error as error:
             self._raise_mapped(error)
-        return None if row is None else int(row[0])
+        if row is None:
+            return None
+        (place,) = row
+        if type(place) is not int:
+            self._raise_wrong_types("place")
+        return place
+
+    def places(self, short_hashes: Iterable[int]) -> dict[int, int]:
+        wanted = iter(sorted(short_hashes))
+        found: dict[int, int] = {}
+        while True:
+            part = list(islice(wanted, _ASKED_AT_ONCE))
+            if not part:
+                return found
+            marks = ",".join("?" * len(part))
+            found.update(self._query(f"SELECT hash, place FROM place WHERE hash IN ({marks})", (int, int), *part))
 
     def twins(self, short_hash: int) -> Sequence[int]:
         return self._twins.get(short_hash, ())
 
-    def places(self, short_hashes: Iterable[int]) -> dict[int, int]:
-        if self._writer is None:
-            raise StorageFailed(f"{self.path}: the index is closed; open the database again")
-        find = self._writer.execute
-        try:
-            found = {key: find("SELECT place FROM place WHERE hash=?", (key,)).fetchone() for key in short_hashes}
-        except sqlite3.Error as error:
-            self._raise_mapped(error)
-        return {key: row[0] for key, row in found.items() if row is not None}
-
     def block(self, number: int) -> BlockRow | None:
-        rows = self._blocks(f"SELECT {_BLOCK} FROM block WHERE number=?", number)
+        rows = self._blocks("number=?", number)
         return rows[0] if rows else None
 
     def blocks_of(self, segment: int) -> list[BlockRow]:
-        found = self._query("SELECT block_first, block_last FROM segment WHERE number=?", segment)
+        found = self._query("SELECT block_first, block_last FROM segment WHERE number=?", (int, int), segment)
         if not found:
             return []
-        return self._blocks(f"SELECT {_BLOCK} FROM block WHERE number BETWEEN ? AND ? ORDER BY number", *found[0])
+        return self._blocks("number BETWEEN ? AND ? AND segment=? ORDER BY number", *found[0], segment)
 
     def segments(self) -> list[Segment]:
-        return [Segment(*row) for row in self._query(f"SELECT {_SEGMENT} FROM segment ORDER BY number")]
-
-    def blocks_after(self, seq: int) -> Iterator[tuple[Segment, list[BlockRow]]]:
-        for row in self._query(f"SELECT {_SEGMENT} FROM segment WHERE seq_max>? ORDER BY number", seq):
-            segment = Segment(*row)
-            blocks = self._blocks(
-                f"SELECT {_BLOCK} FROM block WHERE number BETWEEN ? AND ? AND seq_max>? ORDER BY number",
-                segment.block_first, segment.block_last, seq,
-            )
-            if blocks:
-                yield segment, blocks
-
-    def blocks_missing(self, after: int = -1, limit: int = 256) -> list[BlockRow]:
-        return self._blocks(
-            f"SELECT {_BLOCK} FROM block WHERE missing>0 AND number>? ORDER BY number LIMIT ?", after, limit
-        )
+        rows = self._query(f"SELECT {_SEGMENT} FROM segment ORDER BY number", _SEGMENT_TYPES)
+        return [Segment._make(row) for row in rows]
 
     def hashes(self) -> Iterator[int]:
         after = -1
-        while True:
-            rows = self._query("SELECT hash FROM place WHERE hash>? ORDER BY hash LIMIT 10000", after)
-            if not rows:
-                return
+        sql = f"SELECT hash FROM place WHERE hash>? ORDER BY hash LIMIT {_HASHES_AT_ONCE}"
+        while rows := self._query(sql, (int,), after):
             for (found,) in rows:
                 yield found
+            if rows[-1][0] <= after:  # only a damaged file goes in circles
+                self._raise_wrong_types("place")
             after = rows[-1][0]
 
     def note(self, key: str) -> bytes:
-        rows = self._query("SELECT value FROM note WHERE key=?", key)
-        return bytes(rows[0][0]) if rows else b""
+        rows = self._query("SELECT value FROM note WHERE key=?", (bytes,), key)
+        return rows[0][0] if rows else b""
 
     def notes(self, prefix: str = "") -> dict[str, bytes]:
-        rows = self._query("SELECT key, value FROM note WHERE key>=? ORDER BY key", prefix)
-        return {key: bytes(value) for key, value in rows if key.startswith(prefix)}
+        rows = self._query("SELECT key, value FROM note WHERE key>=? ORDER BY key", (str, bytes), prefix)
+        return {key: value for key, value in rows if key.startswith(prefix)}
 
     @property
     def journal_sealed(self) -> int:
@@ -301,51 +291,26 @@ class SqliteIndex:
     def commit(self, commit: Commit) -> None:
         connection = self._writer
         if connection is None:
-            raise StorageFailed(f"{self.path}: the index is closed; open the database again")
+            self._raise_closed()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            self._apply(connection, commit)
+            _apply(connection, commit)
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            self._raise_mapped(error)
+            if isinstance(error, sqlite3.Error):
+                self._raise_mapped(error)
+            raise
         if commit.twins or commit.twins_removed:
             self._twins = self._load_twins()
 
-    def _apply(self, connection: sqlite3.Connection, commit: Commit) -> None:
-        many = connection.executemany
-        for number in commit.segments_removed:
-            connection.execute("DELETE FROM block WHERE segment=?", (number,))
-            connection.execute("DELETE FROM segment WHERE number=?", (number,))
-        many(f"INSERT INTO segment ({_SEGMENT}) VALUES (?,?,?,?,?,?,?,?,?)", commit.segments)
-        many(f"INSERT INTO block ({_BLOCK}) VALUES (?,?,?,?,?,?,?,?,?,?)", commit.blocks)
-        many("DELETE FROM place WHERE hash=?", ((found,) for found in commit.places_removed))
-        many("INSERT OR REPLACE INTO place (hash, place) VALUES (?,?)", commit.places)
-        many("DELETE FROM twin WHERE hash=? AND place=?", commit.twins_removed)
-        many("INSERT OR REPLACE INTO twin (hash, place) VALUES (?,?)", commit.twins)
-        many("UPDATE segment SET dead=dead+? WHERE number=?", ((rows, number) for number, rows in commit.dead.items()))
-        for key, value in commit.notes.items():
-            if value:
-                connection.execute("INSERT OR REPLACE INTO note (key, value) VALUES (?,?)", (key, value))
-            else:
-                connection.execute("DELETE FROM note WHERE key=?", (key,))
-        counters = []
-        if commit.journal_sealed is not None:
-            counters.append(("journal_sealed", commit.journal_sealed))
-        if commit.blocks:
-            counters.append(("last_block", max(block.number for block in commit.blocks)))
-        if commit.segments:
-            counters.append(("last_segment", max(segment.number for segment in commit.segments)))
-        many("INSERT INTO counter (name, value) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET "
-             "value=max(value, excluded.value)", counters)
-
     def check(self) -> list[str]:
         try:
-            rows = self._read.execute("PRAGMA integrity_check(100)").fetchall()
-        except sqlite3.DatabaseError as error:
+            rows = self._query("PRAGMA integrity_check(100)", (str,))
+        except StorageCorrupt as error:
             return [str(error)]
-        return [str(row[0]) for row in rows if row[0] != "ok"]
+        return [text for (text,) in rows if text != "ok"]
 
     def size_bytes(self) -> int:
         total = 0
@@ -355,13 +320,14 @@ class SqliteIndex:
         return total
 
     def close(self) -> None:
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             return
         try:
-            if self._reader is not None:
-                self._reader.close()
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._writer.close()
+            while self._readers:
+                self._readers.pop().close()
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            writer.close()  # the last connection: SQLite removes -wal and -shm
         except sqlite3.Error as error:
             self._raise_mapped(error)
         finally:
@@ -369,70 +335,157 @@ class SqliteIndex:
 
     # Helpers
 
-    @property
-    def _read(self) -> sqlite3.Connection:
-        if self._reader is None:
-            raise StorageFailed(f"{self.path}: the index is closed; open the database again")
-        return self._reader
-
-    def _query(self, sql: str, *values: int | str) -> list[tuple]:  # type: ignore[type-arg]
+    def _take_reader(self) -> sqlite3.Connection:
         try:
-            return self._read.execute(sql, values).fetchall()
+            return self._readers.pop()
+        except IndexError:
+            if not self._is_open:
+                self._raise_closed()
+            reader = _connect(self.path)
+            reader.execute("PRAGMA query_only=ON")
+            return reader
+
+    def _query(self, sql: str, types: tuple[type, ...], *values: int | str) -> list[Any]:
+        """All rows, each a tuple of exactly these types: SQLite has no checksums, a flipped bit may change a type."""
+        try:
+            reader = self._take_reader()
+            rows = reader.execute(sql, values).fetchall()
+            self._readers.append(reader)
         except sqlite3.Error as error:
             self._raise_mapped(error)
+        for row in rows:
+            if tuple(map(type, row)) != types:
+                self._raise_wrong_types(sql.partition(" FROM ")[2].split()[0] if " FROM " in sql else sql)
+        return rows
 
-    def _blocks(self, sql: str, *values: int) -> list[BlockRow]:
-        return [BlockRow(*row) for row in self._query(sql, *values)]
+    def _blocks(self, where: str, *values: int) -> list[BlockRow]:
+        rows = self._query(f"SELECT {_BLOCK} FROM block WHERE {where}", _BLOCK_TYPES, *values)
+        return [BlockRow._make(row) for row in rows]
 
     def _counter(self, name: str) -> int:
-        rows = self._query("SELECT value FROM counter WHERE name=?", name)
-        return int(rows[0][0]) if rows else -1
+        rows = self._query("SELECT value FROM counter WHERE name=?", (int,), name)
+        return rows[0][0] if rows else -1
 
     def _load_twins(self) -> dict[int, tuple[int, ...]]:
         found: dict[int, tuple[int, ...]] = {}
-        for key, place in self._query("SELECT hash, place FROM twin ORDER BY hash, place"):
+        for key, place in self._query("SELECT hash, place FROM twin ORDER BY hash, place", (int, int)):
             found[key] = (*found.get(key, ()), place)
         return found
 
     def _abandon(self) -> None:
-        for connection in (self._reader, self._writer):
+        self._is_open = False
+        readers, self._readers = self._readers, []
+        writer, self._writer = self._writer, None
+        for connection in (*readers, writer):
             if connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
-        self._reader = self._writer = None
+
+    def _raise_closed(self) -> NoReturn:
+        raise StorageFailed(f"{self.path}: the index is closed; open the database again")
+
+    def _raise_wrong_types(self, table: str) -> NoReturn:
+        raise StorageCorrupt(self.path, None, f"the index is damaged (a row of {table} cannot be); run checkdb")
 
     def _raise_mapped(self, error: sqlite3.Error) -> NoReturn:
-        text = str(error)
-        if "disk is full" in text:
-            raise StorageFull(f"{self.path}: no space for the index; free some space") from error
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in text:
-            raise StorageFailed(f"{self.path}: {text}; check the disk and the rights, then open again") from error
-        raise StorageCorrupt(self.path, None, f"the index is damaged ({text}); run checkdb") from error
+        _raise_mapped(error, self.path)
 
 
-def _check_format(path: str) -> None:
+def _apply(connection: sqlite3.Connection, commit: Commit) -> None:
+    many = connection.executemany
+    removed = [(number,) for number in commit.segments_removed]
+    many("DELETE FROM block WHERE segment=?", removed)
+    many("DELETE FROM segment WHERE number=?", removed)
+    many(f"INSERT INTO segment ({_SEGMENT}) VALUES (?,?,?,?,?,?,?,?,?)", commit.segments)
+    many(f"INSERT INTO block ({_BLOCK}) VALUES (?,?,?,?,?,?,?,?,?,?)", commit.blocks)
+    many("DELETE FROM place WHERE hash=?", ((found,) for found in commit.places_removed))
+    many("INSERT OR REPLACE INTO place (hash, place) VALUES (?,?)", sorted(commit.places))  # sorted: page after page
+    many("DELETE FROM twin WHERE hash=? AND place=?", commit.twins_removed)
+    many("INSERT OR REPLACE INTO twin (hash, place) VALUES (?,?)", commit.twins)
+    many("UPDATE segment SET dead=dead+? WHERE number=?", ((rows, number) for number, rows in commit.dead.items()))
+    many("DELETE FROM note WHERE key=?", ((key,) for key, value in commit.notes.items() if not value))
+    many("INSERT OR REPLACE INTO note (key, value) VALUES (?,?)", [note for note in commit.notes.items() if note[1]])
+    counters = [("last_block", block.number) for block in commit.blocks]
+    counters += [("last_segment", segment.number) for segment in commit.segments]
+    if commit.journal_sealed is not None:
+        counters.append(("journal_sealed", commit.journal_sealed))
+    many("INSERT INTO counter (name, value) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET "
+         "value=max(value, excluded.value)", counters)
+
+
+def _check_format(path: str) -> bool:
+    """True: an index of our format is there; False: none. Reads the file's header only: nothing is touched."""
     try:
         with open(path, "rb") as file:
             head = file.read(100)
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        return
+        for suffix in _SIDE_FILES:
+            if os.path.exists(path + suffix):
+                text = f"the index is missing although {os.path.basename(path + suffix)} is there"
+                raise StorageCorrupt(path, None, f"{text}; restore the folder from a backup or another node") from None
+        return False
     except OSError as error:
-        raise StorageFailed(f"{path}: cannot read: {error.strerror}; check the rights") from error
-    if not head:
-        return
+        raise StorageFailed(f"{path}: cannot read: {error.strerror or error}; check the rights") from error
     if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
-        raise StorageCorrupt(path, 0, "not an index; restore the folder from a backup or from another node")
+        raise StorageCorrupt(path, 0, "not an index; restore the folder from a backup or another node")
     found = int.from_bytes(head[60:64], "big")
-    if found > FORMAT:
+    is_ours = int.from_bytes(head[68:72], "big") == APPLICATION_ID
+    if is_ours and found > FORMAT:
         raise FormatUnknown(f"{path}: index format {found}, this version reads up to {FORMAT}; "
                             "open it with a newer version of mynosql (the folder was left untouched)")
+    if not is_ours or found != FORMAT:
+        raise StorageCorrupt(path, 60, "an SQLite file, but not an index; restore the folder from a backup")
+    # SQLite reads a page that is cut short as if its end were zeros. With a log beside it, it will write it again.
+    if size % PAGE_BYTES and not os.path.exists(path + "-wal"):
+        raise StorageCorrupt(path, size, "the index is cut short; restore the folder from a backup or another node")
+    return True
+
+
+def _make(path: str) -> None:
+    """An empty index, there as a whole or not at all after a crash."""
+    tmp = path + TMP_SUFFIX
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(tmp)
+        connection = sqlite3.connect(tmp, isolation_level=None)
+        try:
+            # No journal beside it: only a complete file is renamed. FULL: SQLite itself flushes the pages.
+            for pragma in (f"page_size={PAGE_BYTES}", "journal_mode=MEMORY", "synchronous=FULL"):
+                connection.execute(f"PRAGMA {pragma}")
+            connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT"
+            )
+        finally:
+            connection.close()
+        os.chmod(tmp, 0o600)
+        os.replace(tmp, path)
+    except sqlite3.Error as error:
+        _raise_mapped(error, path)
+    except OSError as error:
+        raise_mapped(error, path, "make the index")
+    DiskFiles(os.path.dirname(path)).sync_folder()
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-    for pragma in (
-        f"page_size={PAGE_BYTES}", "journal_mode=WAL", "synchronous=FULL", "cache_size=-2048",
-        f"journal_size_limit={_WAL_BYTES_KEPT}", "temp_store=MEMORY",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S)
+    try:
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", f"cache_size=-{CACHE_KIB}",
+            f"journal_size_limit={_WAL_BYTES_KEPT}", "temp_store=MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _raise_mapped(error: sqlite3.Error, path: str) -> NoReturn:
+    text = str(error)
+    if "disk is full" in text:
+        raise StorageFull(f"{path}: no space for the index; free some space") from error
+    is_about_content = not isinstance(error, sqlite3.OperationalError) or "no such" in text or "malformed" in text
+    if is_about_content:
+        raise StorageCorrupt(path, None, f"the index is damaged ({text}); run checkdb") from error
+    raise StorageFailed(f"{path}: {text}; check the disk and the rights, then open the database again") from error

@@ -55,16 +55,6 @@ class MemoryIndex:
         self._check_open()
         return [segment for _, segment in sorted(self._segments.items())]
 
-    def blocks_after(self, seq: int) -> Iterator[tuple[Segment, list[BlockRow]]]:
-        for segment in self.segments():
-            blocks = [block for block in self.blocks_of(segment.number) if block.seq_max > seq]
-            if blocks:
-                yield segment, blocks
-
-    def blocks_missing(self, after: int = -1, limit: int = 256) -> list[BlockRow]:
-        found = [block for number, block in sorted(self._blocks.items()) if number > after and block.missing > 0]
-        return found[:limit]
-
     def hashes(self) -> Iterator[int]:
         return iter(sorted(self._places))
 
