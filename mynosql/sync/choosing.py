@@ -285,6 +285,7 @@ class Mesh:
         if not hub.is_running:
             return
         known = set(hub.members.addresses())
+        hub.filler.on_list()
         for dialled in hub.dials:
             if dialled.address not in known:
                 self._failures.clear(dialled.address)
@@ -331,7 +332,7 @@ class Mesh:
         hub = self._hub
         is_new = not self._failures.has(dialled.address)
         self._failures.add(dialled.address, loss)
-        hub.has_news |= bool(self._twins)
+        hub.has_news |= bool(self._twins) or loss is Loss.REFUSED
         if loss is Loss.DOWN:
             return
         if loss is Loss.DEAD and is_new:

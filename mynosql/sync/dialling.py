@@ -285,9 +285,10 @@ class Dialled:
         self._hub.emit(fx.Dial(address=self.address))
 
     def close(self) -> None:
-        """The dial is over without anybody being told."""
+        """The dial is over; the strategy is not told, the other side is."""
         if self.is_ready:
             self._end_roles()
+            self._hub.send(self.link, ms.Bye(code=ms.ByeCode.STOPPED, text="this conversation is not needed any more"))
         self.state = DialState.DOWN
         self._hub.timers.cancel(("dial", self.address))
         self._hub.emit(fx.HangUp(link=self.link))

@@ -63,6 +63,21 @@ class Filler:
         if self._wanted or self._must_scan:
             hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
 
+    def on_list(self) -> None:
+        """The list of other mirrors changed: before the first feed is taken in, nobody can tell what is missing here."""
+        hub = self._hub
+        if hub.members.candidates() and not hub.memory.cursors:
+            self._set_filling(True)
+        elif hub.is_filling:
+            hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
+
+    def _set_filling(self, is_filling: bool) -> None:
+        hub = self._hub
+        if hub.is_filling != is_filling:
+            hub.is_filling = is_filling
+            hub.memory.set_filling(is_filling)
+            hub.announce(fx.Kind.FILLING)
+
     def on_caught_up(self) -> None:
         """A mirror's feed was taken in whole."""
         if self._hub.is_filling:
@@ -191,8 +206,6 @@ class Filler:
             hub.followers.settle(None)
         if not hub.is_filling:
             return
-        if hub.members.addresses() and not hub.followers.is_any_caught_up():
+        if hub.members.candidates() and not hub.followers.is_any_caught_up():
             return
-        hub.is_filling = False
-        hub.memory.set_filling(False)
-        hub.announce(fx.Kind.FILLING)
+        self._set_filling(False)

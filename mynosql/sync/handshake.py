@@ -41,7 +41,7 @@ def known_of(hub: Hub, card: Card) -> Known | None:
     if not found and not hlc:
         return None
     newest = max(found, default=Cursor(0))
-    return Known(card.index_id, newest.seq, hlc, newest.nonce)
+    return Known(card.index_id, newest.seq, card.node, hlc, newest.nonce)
 
 
 def find_loss(hub: Hub, known: Known | None) -> str | None:
@@ -55,7 +55,7 @@ def find_loss(hub: Hub, known: Known | None) -> str | None:
             return "another node heard of this one in an opening that this folder knows nothing of"
         if known.seq > (hub.durable if limit is None else limit):
             return f"another node knows {known.seq} changes of this one, which had {limit or hub.durable}"
-    if hub.own_hlc is not None and known.hlc > hub.own_hlc:
+    if known.node == hub.node and hub.own_hlc is not None and known.hlc > hub.own_hlc:
         return "another node knows newer revisions of this one than it has"
     return None
 

@@ -27,8 +27,9 @@ class Known(NamedTuple):
 
     index_id: bytes
     seq: int
+    node: int
     hlc: int
-    """Highest clock of a version that the node wrote; 0: none seen."""
+    """Highest clock of a version that this node id wrote; 0: none seen."""
     nonce: int
     """Of the opening in which the node told of that seq; 0: not known."""
 
@@ -112,7 +113,7 @@ class ByeCode(Enum):
     """Why a conversation ended."""
 
     STOPPED = "stopped"
-    """The node closes its database."""
+    """The node closes its database, or does not need the conversation any more."""
     NO_SESSION = "no-session"
     """It does not know this link: say Hello again."""
     RENEWED = "renewed"

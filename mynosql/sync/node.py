@@ -99,10 +99,7 @@ class Node:
     def stop(self, now: float) -> list[fx.Effect]:
         """All others are told; nothing happens afterwards whatever comes."""
         hub = self._begin(now)
-        text = "the database is being closed"
-        hub.server.say_bye_to_all(ms.ByeCode.STOPPED, text)
-        for link in hub.dials.ready_links():
-            hub.send(link, ms.Bye(code=ms.ByeCode.STOPPED, text=text))
+        hub.server.say_bye_to_all(ms.ByeCode.STOPPED, "the database is being closed")
         hub.is_running = False
         hub.strategy.stop()
         hub.dials.close_all()

@@ -138,7 +138,7 @@ _ID_KEY = _bytes(1, ID_KEY_BYTES_MAX)
 _REQUEST = _number(_U64)
 _SEQ = _number((1 << 63) - 1)
 _TEXT = _text(TEXT_MAX)
-_KNOWN = _maybe(_record(ms.Known, index_id=_ID, seq=_SEQ, hlc=_number(_U64), nonce=_number(_U64)))
+_KNOWN = _maybe(_record(ms.Known, index_id=_ID, seq=_SEQ, node=_number(_U64), hlc=_number(_U64), nonce=_number(_U64)))
 _CARD = _record(
     ms.Card, node=_number(_U64), index_id=_ID, nonce=_number(_U64), databases=_array(_ID, DATABASES_MAX),
     is_young=_FLAG, is_mirror=_FLAG, is_filling=_FLAG, advertised=_maybe(_ADDRESS), publisher_port=_number(_U16),

@@ -17,6 +17,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from mynosql.address import Address
 from mynosql.errors import MyNoSQLError, PeerError, StorageFull
@@ -27,6 +28,8 @@ from mynosql.sync import messages as ms
 from mynosql.sync.node import Node, NodeConfig, SyncOptions
 from mynosql.sync.wire import decode, encode
 from tests.sync.fake_store import FakeStore
+
+T = TypeVar("T")
 
 EPOCH_MS = 1_700_000_000_000
 PORT = 8800
@@ -328,6 +331,10 @@ class World:
         self.machines: dict[str, Machine] = {}
         self.connections: list[Connection] = []
         self.log: list[Sent] = []
+        self.ghosts: dict[str, list[ms.Message]] = {}
+        """Hosts that answer a dial and say nothing but what the test injects; what they were told."""
+        self.strays: list[tuple[str, fx.Link, ms.Message]] = []
+        """Messages to served links that no machine holds: answers to what a test injected."""
         self.aliases: dict[str, str] = {}
         """Host names that lead to a machine of another name."""
         self.on_deliver: Callable[[Sent], bool] = lambda sent: True
@@ -338,6 +345,19 @@ class World:
         self._count = 0
 
     # Building
+
+    def ghost(self, name: str) -> fx.Link:
+        """A host that takes every dial; returns the link that a machine has to it."""
+        self.ghosts[name] = []
+        return fx.Link.dial(Address(name, PORT))
+
+    def told(self, name: str, kind: type[T]) -> list[T]:
+        """What that ghost was told."""
+        return [message for message in self.ghosts[name] if isinstance(message, kind)]
+
+    def answers(self, machine: Machine, kind: type[T]) -> list[T]:
+        """What that machine answered to injected messages over served links."""
+        return [message for name, _, message in self.strays if name == machine.name and isinstance(message, kind)]
 
     def mirror(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
         return self._machine(name, True, knows, options)
@@ -424,6 +444,10 @@ class World:
             return
         client = connection.client
         server = self.find(connection.address.host)
+        if connection.address.host in self.ghosts:
+            connection.is_up = True
+            client.perform(client.node.on_link_up(fx.Link.dial(connection.address), self.now))
+            return
         if server is not None and self._is_mute(client.name, server.name):
             self.at(self.now + 1.0, lambda: self._connect(connection, tries))  # SYN after SYN
             return
@@ -474,6 +498,11 @@ class World:
             if connection.is_up and (is_client or is_server):
                 break
         else:
+            self.strays.append((sender.name, link, message))
+            return
+        if connection.server is None:
+            self._note(sender, connection.address.host, message)
+            self.ghosts[connection.address.host].append(message)
             return
         assert connection.server is not None
         receiver = connection.server if is_client else connection.client
@@ -525,9 +554,12 @@ class World:
         if machine.is_alive and machine.subscriptions.get(address) is subscription:
             machine.perform(machine.node.on_published(address, self._through_wire(message), self.now))
 
-    def inject(self, machine: Machine, link: fx.Link, message: ms.Message) -> None:
+    def inject(self, machine: Machine, link: fx.Link, message: ms.Message, *, user_id: str = "") -> None:
         """That message arrives, whoever may have sent it."""
-        machine.perform(machine.node.on_message(link, self._through_wire(message), self.now, user_id=""))
+        machine.perform(machine.node.on_message(link, self._through_wire(message), self.now, user_id=user_id))
+
+    def inject_published(self, machine: Machine, name: str, message: ms.Message) -> None:
+        machine.perform(machine.node.on_published(Address(name, PORT), self._through_wire(message), self.now))
 
     def inject_garbage(self, machine: Machine, link: fx.Link, frames: list[bytes]) -> None:
         try:
@@ -558,7 +590,7 @@ class World:
 
     # Looking back
 
-    def sent(self, kind: type[ms.Message], *, by: str | None = None, to: str | None = None) -> list[ms.Message]:
+    def sent(self, kind: type[T], *, by: str | None = None, to: str | None = None) -> list[T]:
         return [
             sent.message for sent in self.log
             if isinstance(sent.message, kind) and by in (None, sent.sender) and to in (None, sent.receiver)
@@ -612,3 +644,32 @@ class World:
                 f"rejected {dict(machine.node.rejected)}\n    last failures {machine.failures[-2:]}"
             )
         return "\n".join(lines)
+
+
+# Messages by hand
+
+
+def card(**changes: Any) -> ms.Card:
+    """A mirror's card; changes: what it says else."""
+    fields: dict[str, Any] = {
+        "node": 77, "index_id": b"I" * 16, "nonce": 1, "databases": (), "is_young": True, "is_mirror": True,
+        "is_filling": False, "advertised": None, "publisher_port": 0, "head": 0,
+    }
+    return ms.Card(**{**fields, **changes})
+
+
+def hello(**changes: Any) -> ms.Hello:
+    """The Hello of a peer; `card` changes go to the card."""
+    fields: dict[str, Any] = {
+        "version_low": 1, "version_high": 1, "database": "Test", "session": 5, "is_merging": False,
+        "card": card(is_mirror=False), "known": None,
+    }
+    return ms.Hello(**{**fields, **changes})
+
+
+def welcome(asked: ms.Hello, **changes: Any) -> ms.Welcome:
+    """The answer of a mirror to that Hello."""
+    fields: dict[str, Any] = {
+        "session": asked.session, "version": 1, "card": card(), "known": None, "heartbeat_ms": 1000, "mirrors": (),
+    }
+    return ms.Welcome(**{**fields, **changes})
