@@ -99,7 +99,10 @@ class Store:
     def _find_sealed(self, id_key: bytes) -> Entry | None:
         if id_key in self._absent:
             return None
-        entry = self._entries.find(id_key)
+        hit = self._entries.young.get(id_key)
+        if hit is not None:
+            return hit[0]
+        entry = self._entries.find(id_key) if self._entries else None
         if entry is not None:
             return entry
         found = self._sealed.locate(id_key)

@@ -14,7 +14,7 @@ from mynosql.errors import StorageError
 from mynosql.row import Entry, Row
 from mynosql.store.files import Files
 from mynosql.store.frames import JournalWriter, journal_name
-from mynosql.store.memtable import Memtable
+from mynosql.store.memtable import ROW_BYTES, Memtable
 from mynosql.store.tally import HELD, LIVE, Tally
 
 _new_row = partial(tuple.__new__, Row)
@@ -101,22 +101,27 @@ class Unsealed:
 
         known: what was known of the id before; is_outside: and that does not stand in the active memtable.
         """
-        tally = self.tally
-        leaves = row.leaves
-        if known is None and len(leaves) == 1 and row.bodies[0] is not None:
+        tally, active = self.tally, self.active
+        id_key, leaves, bodies, seq, owed, stray, stale = row
+        if known is None and len(leaves) == 1 and bodies[0] is not None and stale is None:
+            # A new record: what insert() and replace() would do, without asking again.
+            active.rows[id_key] = row
+            active.log.append(row)
+            active.size_bytes += ROW_BYTES + len(id_key) + len(bodies[0])
             tally.counts[LIVE | HELD] += 1
-            if row.owed and row.seq > tally.delivered:
+            if owed and seq > tally.delivered:
                 tally.pending += 1
         else:
+            active.insert(row)
             tally.replace(known, row)
             if is_outside:
-                self.active.replaces.add(row.id_key)
-        self.active.insert(row)
-        if not row.stray:
-            tally.head_seq = row.seq
+                active.replaces.add(id_key)
+        if not stray:
+            tally.head_seq = seq
         for leaf in leaves:
-            if leaf.hlc > tally.hlc_max and (leaf.node == self.node or self.node is None):
-                tally.hlc_max = leaf.hlc
+            hlc, node = leaf[1], leaf[2]
+            if hlc > tally.hlc_max and (node == self.node or self.node is None):
+                tally.hlc_max = hlc
 
     def absorb_notes(self, notes: Mapping[str, bytes]) -> None:
         """The notes, in the journal already, have their values; b"" deletes."""
