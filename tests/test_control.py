@@ -158,6 +158,21 @@ def test_a_request_never_waits_longer_than_its_bound(remote: RemoteDatabase, mon
     assert remote.changes_page(NOW, prefix="", limit=1, wait_s=1e9)[0] == []
 
 
+def test_the_process_bounds_the_waiting_that_a_request_asks_for() -> None:
+    class Patient:
+        def readdoc(self, id: str, timeout: float) -> dict[str, Any]:
+            return {"id": id, "waited": timeout}
+
+        def waitsync(self, timeout: float) -> bool:
+            return timeout == control.WAIT_S_MAX
+
+    patient: Any = Patient()
+    for asked, bounded in ((1e9, control.WAIT_S_MAX), (-1.0, 0.0), (1.5, 1.5)):
+        found = unpack_value(answer(patient, pack_value({"v": 1, "verb": "get", "id": "a", "timeout": asked})))
+        assert unpack_value(found["ok"])["waited"] == bounded
+    assert unpack_value(answer(patient, pack_value({"v": 1, "verb": "wait", "timeout": 1e9})))["ok"] is True
+
+
 # Errors
 
 

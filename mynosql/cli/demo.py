@@ -196,16 +196,17 @@ class Demo:
         written = self._logger.status["written"]
         self._confirmed = written - self._count("logger", "pending")
         self._killed_at = time.monotonic()
-        self._mirror.kill()
+        status = self._mirror.kill()
         self._say(f"mirror KILLED (SIGKILL) while it receives; it had confirmed at least {self._confirmed:,} records")
+        self._expect(status != 0, "the mirror was killed before it could close")
         self._wait(lambda: not self._is_connected(self._reader), "the reader notices")
         held = self._read_ids[0]
         other = next(id for id in self._reader.ask("ids") if id not in self._read_ids)
         states = self._reader.ask("states", ids=[held, other, "reading/none"])
         found = self._reader.ask("read", ids=[held], timeout_s=1.0)
         failure = self._reader.ask("try", id=other)
-        self._say(f"reader, offline: {held} is {states[0]} and read; {other} is {states[1]} ({failure}); "
-                  f"reading/none is {states[2]}")
+        self._say(f"reader, offline: {held} is {states[0]} and can be read")
+        self._say(f"reader, offline: {other} is {states[1]} ({failure}), reading/none is {states[2]}")
         self._expect(states == ["fresh", "remote", "absent"] and len(found) == 1 and failure == "RecordUnavailable",
                      "an offline reader tells held, not held and absent apart")
         target = written + WRITES_PER_S

@@ -98,12 +98,13 @@ class NodeProcess:
             return found["result"]
         raise DemoFailed(f"the {self.name} did not answer {verb!r} within {timeout_s:g} s")
 
-    def kill(self) -> None:
-        """SIGKILL, as a power switch would: the process has no chance to put anything in order."""
+    def kill(self) -> int:
+        """SIGKILL: the process has no chance to put anything in order. Returns its exit status, 0 if it had ended."""
         self.is_ended_on_purpose = True
         self._process.kill()
-        self._process.wait()
+        status = self._process.wait()
         self._let_go()
+        return status
 
     def close(self) -> None:
         """The node closes its database and ends; it is killed when it takes too long, which is reported."""

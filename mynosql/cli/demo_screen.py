@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 BAR_COLUMNS_MAX = 40
+LINK_COLUMNS = 5
 ESC = "\x1b["
 
 
@@ -67,12 +68,13 @@ def size_text(size_bytes: float) -> str:
 
 def panel(view: View, columns: int, look: Look) -> list[str]:
     """The lines of the live panel, none wider than `columns`."""
+    link, state = look.line * LINK_COLUMNS, "connecting"
     if not view.is_link_open:
-        left, right_state = f"{look.line * 3} {look.cut} {look.line * 3}", "the link is cut"
+        link, state = f"{look.line} {look.cut} {look.line}", "the link is cut"
     elif not view.is_mirror_up:
-        left, right_state = look.line * 9, "the mirror is killed"
-    else:
-        left, right_state = look.line * 9, "all up"
+        state = "mirror killed"
+    elif view.is_logger_connected and view.is_reader_connected:
+        state = "all connected"
     logger = "logger" if view.is_logger_connected else "(logger)"
     reader = "reader" if view.is_reader_connected else "(reader)"
     mirror = "mirror" if view.is_mirror_up else f"{look.cut} mirror {look.cut}"
@@ -80,7 +82,7 @@ def panel(view: View, columns: int, look: Look) -> list[str]:
     most = max(view.written, 1)
     lines = [
         f" step {view.step} of {view.steps}: {view.title}  {view.elapsed_s:.1f} s",
-        f" {logger} {left} {mirror} {look.line * 9} {reader}   {right_state}",
+        f" {logger:>8} {link} {mirror:^10} {look.line * LINK_COLUMNS} {reader:<8} {state}",
         f" written    {view.written:>7,} {bar(view.written, most, bar_columns, look)}",
         f" at mirror  {view.delivered:>7,} {bar(view.delivered, most, bar_columns, look)}",
         f" in queue   {view.queued:>7,} {bar(view.queued, most, bar_columns, look)}",

@@ -51,8 +51,8 @@ def run(*arguments: str, stdin: str = "", **added: str) -> Done:
 
 
 def start(*arguments: str, **added: str) -> subprocess.Popen[str]:
-    """A command that goes on; use it in a with statement and end it."""
+    """A command that goes on, in a process group of its own as in a shell; use it in a with statement and end it."""
     return subprocess.Popen(
         command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
-        env=environment(**added),
+        env=environment(**added), start_new_session=True,
     )

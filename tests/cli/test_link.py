@@ -29,10 +29,10 @@ def echo_port() -> Iterator[int]:
     def accept() -> None:
         with contextlib.suppress(OSError):
             while True:
-                threads.append(threading.Thread(target=echo, args=(listener.accept()[0],)))
+                threads.append(threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True))
                 threads[-1].start()
 
-    accepting = threading.Thread(target=accept)
+    accepting = threading.Thread(target=accept, daemon=True)
     accepting.start()
     yield listener.getsockname()[1]
     listener.shutdown(socket.SHUT_RDWR)
