@@ -39,6 +39,8 @@ class Follower:
         self._received = self.cursor.seq
         """All up to here is applied, being applied, or waits for that."""
         self._request: int | None = None
+        self._rest_until = float("-inf")
+        """Our store could not write: no Pull before."""
         self._is_applying = False
         self._waiting: deque[tuple[tuple[Row, ...], int]] = deque()
         self._is_closed = False
@@ -79,7 +81,7 @@ class Follower:
 
     def _pull(self) -> None:
         hub = self._hub
-        if self._request is not None or self._is_closed:
+        if self._request is not None or self._is_closed or hub.now < self._rest_until:
             return
         self._request = hub.request()
         self._after = self._received
@@ -187,7 +189,8 @@ class Follower:
         self._received = self.cursor.seq
         self._waiting.clear()
         self._request = None
-        self._hub.timers.set(("pull", self._address), self._hub.now + self._hub.options.storage_retry_s, self._pull)
+        self._rest_until = self._hub.now + self._hub.options.storage_retry_s
+        self._hub.timers.set(("pull", self._address), self._rest_until, self._pull)
 
     def _apply_bare(self, rows: tuple[Row, ...], result: fx.Applied) -> None:
         """Rows with a broken body are taken without it: the index stays complete, the body comes from elsewhere."""

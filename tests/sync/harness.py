@@ -30,6 +30,7 @@ from mynosql.sync.wire import decode, encode
 from tests.sync.fake_store import FakeStore
 
 T = TypeVar("T")
+Command = fx.Send | fx.Publish | fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe
 
 EPOCH_MS = 1_700_000_000_000
 PORT = 8800
@@ -59,6 +60,7 @@ class Connection:
     server: Machine | None = None
     is_up: bool = False
     is_over: bool = False
+    is_hung_up: bool = False
     arrives_at: dict[str, float] = field(default_factory=dict)
     """Per direction: when the last message arrives (TCP keeps their order)."""
 
@@ -95,7 +97,7 @@ class Machine:
         self.announced: Counter[fx.Kind] = Counter()
         self.renewed: list[str] = []
         self.applied_rows = 0
-        self._outgoing: deque[tuple[int, fx.Send | fx.Publish]] = deque()
+        self._outgoing: deque[tuple[int, Command]] = deque()
         self._is_sync_due = False
         self._wake_at: float | None = None
         self._next_request = 1
@@ -213,6 +215,8 @@ class Machine:
             effect = todo.popleft()
             if isinstance(effect, fx.Send | fx.Publish):
                 self._outgoing.append((self.store.written if effect.message.is_gated else 0, effect))
+            elif isinstance(effect, fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe):
+                self._outgoing.append((0, effect))
             elif isinstance(effect, fx.Renew):
                 todo.extend(self._renew(effect.reason))
             elif (result := self._result(effect)) is not None:
@@ -247,15 +251,7 @@ class Machine:
         return None
 
     def _do(self, effect: fx.Effect) -> None:
-        if isinstance(effect, fx.Dial):
-            self.world.dial(self, effect.address)
-        elif isinstance(effect, fx.HangUp):
-            self.world.hang_up(self, effect.link)
-        elif isinstance(effect, fx.Subscribe):
-            self.subscriptions[effect.address] = Subscription(effect.publisher, effect.topics, self.world.now)
-        elif isinstance(effect, fx.Unsubscribe):
-            self.subscriptions.pop(effect.address, None)
-        elif isinstance(effect, fx.SetNote):
+        if isinstance(effect, fx.SetNote):
             if not self.store.is_full:
                 self.store.put([], {effect.key: effect.value})
         elif isinstance(effect, fx.FetchDone):
@@ -278,8 +274,16 @@ class Machine:
             _, effect = self._outgoing.popleft()
             if isinstance(effect, fx.Send):
                 self.world.send(self, effect.link, effect.message)
-            else:
+            elif isinstance(effect, fx.Publish):
                 self.world.publish(self, effect.topic, effect.message)
+            elif isinstance(effect, fx.Dial):
+                self.world.dial(self, effect.address)
+            elif isinstance(effect, fx.HangUp):
+                self.world.hang_up(self, effect.link)
+            elif isinstance(effect, fx.Subscribe):
+                self.subscriptions[effect.address] = Subscription(effect.publisher, effect.topics, self.world.now)
+            else:
+                self.subscriptions.pop(effect.address, None)
 
     def _plan_sync(self) -> None:
         if not self._is_sync_due:
@@ -488,7 +492,7 @@ class World:
         for address, connection in list(machine.links.items()):
             if fx.Link.dial(address) == link:
                 del machine.links[address]
-                connection.is_over = True
+                connection.is_over = connection.is_hung_up = True
                 self.connections.remove(connection)
 
     def send(self, sender: Machine, link: fx.Link, message: ms.Message) -> None:
@@ -519,7 +523,8 @@ class World:
             self.at(due, lambda: self._deliver(connection, number, is_client, sent))
 
     def _deliver(self, connection: Connection, number: int, to_server: bool, sent: Sent) -> None:
-        if connection.is_over or not connection.is_up or connection.number != number:
+        is_last_word = to_server and connection.is_hung_up  # a DEALER is closed after its last messages
+        if (connection.is_over and not is_last_word) or not connection.is_up or connection.number != number:
             return
         assert connection.server is not None
         machine = connection.server if to_server else connection.client
