@@ -7,6 +7,7 @@ but cursors from behind the gap are not believed: what they cover may be what is
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,9 @@ from mynosql.store.types import Problem, StoreOptions
 if TYPE_CHECKING:
     from mynosql.store.store import Store
 
+SCANNED_NOTE = ".scanned"
+"""Shard and size up to which a rebuilt index has seen everything, sound or not."""
+_SCANNED = struct.Struct("<QQ")
 CURSOR_PREFIX = "cursor/"
 """Notes that say up to where another node's changes are here (sync writes them)."""
 
@@ -44,12 +48,14 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     """The sealed part as the last commit left it. Raises StorageCorrupt when it contradicts itself."""
     notes = index.notes()
     tally_data, owed_data = notes.pop(TALLY_NOTE, b""), notes.pop(OWED_NOTE, b"")
+    scanned_data = notes.pop(SCANNED_NOTE, b"")
     filter, covered = _load_filter(files)
     sealed = Sealed(files, index, filter, options)
     try:
         tally = Tally.unpack(tally_data) if tally_data else Tally()
         sealed.owed = unpack_owed(owed_data)
-    except ValueError as error:
+        scanned = _SCANNED.unpack(scanned_data) if scanned_data else (0, 0)
+    except (ValueError, struct.error) as error:
         text = f"its counters cannot be read ({error}); run checkdb"
         raise StorageCorrupt(files.path("index"), None, text) from error
     if covered is None:
@@ -58,7 +64,7 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     else:
         rows_saved = sum(segment.row_count for segment in sealed.segments if segment.number <= covered)
         complete_filter(sealed, [segment for segment in sealed.segments if segment.number > covered])
-    shard_number = _drop_unfinished_shards(files, sealed)
+    shard_number = _drop_unfinished_shards(files, sealed, scanned)
     return sealed, SealedState(tally, notes, shard_number, rows_saved)
 
 
@@ -72,7 +78,12 @@ def _load_filter(files: Files) -> tuple[Filter, int | None]:
         return Filter(), None
 
 
-def _drop_unfinished_shards(files: Files, sealed: Sealed) -> int:
+def pack_scanned(shard_number: int, size: int) -> bytes:
+    """The value of SCANNED_NOTE."""
+    return _SCANNED.pack(shard_number, size)
+
+
+def _drop_unfinished_shards(files: Files, sealed: Sealed, scanned: tuple[int, int]) -> int:
     """Cut off what a seal wrote without coming to its commit; returns the number of the shard to append to.
 
     Such a seal left its journal. Bytes that no journal stands for are somebody's records: an index that does not know
@@ -83,6 +94,7 @@ def _drop_unfinished_shards(files: Files, sealed: Sealed) -> int:
         blocks = sealed.index.blocks_of(sealed.segments[-1].number)
         last = blocks[-1].shard
         end = max(block.offset + block.head_bytes + block.body_bytes for block in blocks if block.shard == last)
+    last, end = max((last, end), scanned)
     numbers = {number: name for name in files.list() if (number := parse_shard_name(name)) is not None}
     unknown = [
         name for number, name in numbers.items()
@@ -95,7 +107,7 @@ def _drop_unfinished_shards(files: Files, sealed: Sealed) -> int:
         raise StorageCorrupt(
             files.path("index"), None,
             f"it does not know the records in {', '.join(unknown)}: it was lost or is an old "
-            "copy; restore the folder from a backup, or start again from another node",
+            "copy; open the database again with the file away, and it is made anew",
         )
     for name in unknown:
         if name == shard_name(last) and end:

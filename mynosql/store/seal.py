@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 
 from mynosql.errors import StorageCorrupt, StorageFull
 from mynosql.idkey import id_hash
@@ -24,8 +21,9 @@ from mynosql.store.files import AppendFile, Files
 from mynosql.store.filter import FILE_NAME as FILTER_NAME
 from mynosql.store.filter import Filter
 from mynosql.store.frames import JournalWriter
-from mynosql.store.index import BlockRow, Commit, Index, Placed, Segment, short_hash
+from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
 from mynosql.store.memtable import Memtable
+from mynosql.store.placing import Placer, places_of
 
 SHARD_BYTES_MAX = 64 << 20
 """A shard that reached this gets no further segment: small enough to copy or rewrite, few enough to keep open."""
@@ -93,7 +91,6 @@ class SealJob:
         """Set once the commit is durable, even if run() raises after it."""
         self._files, self._index, self._filter = files, index, filter
         self._block_bytes_max = block_bytes_max
-        self._block_firsts = [segment.block_first for segment in plan.segments]
         self.shard_end: tuple[int, int] | None = None
         """Shard and the size it had before: where to cut it when the commit failed."""
 
@@ -106,7 +103,11 @@ class SealJob:
         if rows:
             blocks = self._write_shard(rows, outcome)
         hashes = [short_hash(id_hash(row.id_key)) for row in rows]
-        places, twins, twins_removed = self._place(rows, hashes, blocks, outcome)
+        placer = Placer(self._index, self._filter, plan.segments, self._id_key)
+        placed = placer.place(
+            [row.id_key for row in rows], hashes, places_of(blocks), known_ids=plan.memtable.replaces
+        )
+        outcome.dead = placed.dead
         segments = self._segment(rows, blocks)
         if segments:
             outcome.segment = segments[0]
@@ -114,8 +115,9 @@ class SealJob:
         # Before the commit: from then on the index may be asked for these ids, and the filter must not say no.
         self._filter.add_many(hashes)
         self._index.commit(Commit(
-            segments=segments, blocks=blocks, places=places, twins=twins, twins_removed=twins_removed,
-            dead=outcome.dead, notes=self._notes(outcome), journal_sealed=plan.memtable.journal_number,
+            segments=segments, blocks=blocks, places=placed.places, twins=placed.twins,
+            twins_removed=placed.twins_removed, dead=placed.dead, notes=self._notes(outcome),
+            journal_sealed=plan.memtable.journal_number,
         ))
         self.outcome = outcome
         self._maybe_save_filter(outcome)
@@ -166,63 +168,12 @@ class SealJob:
             blocks[0].number, blocks[-1].number, len(rows),
         )]
 
-    def _place(
-        self, rows: Sequence[Row], hashes: Sequence[int], blocks: Sequence[BlockRow], outcome: Outcome
-    ) -> tuple[list[Placed], list[Placed], list[Placed]]:
-        """Where each row now lies: places, further places under hashes that another id has, and those that go."""
-        own = [
-            shard.place_of(block.number, slot) for block in blocks for slot in range(block.row_count)
-        ]
-        maybe = self._filter.might_contain
-        replaces = self.plan.memtable.replaces
-        asked = [found for row, found in zip(rows, hashes, strict=True) if row.id_key in replaces or maybe(found)]
-        known = self._index.places(asked) if asked else {}
-        places: list[Placed] = []
-        twins: list[Placed] = []
-        removed: list[Placed] = []
-        by_hash = sorted(zip(hashes, own, rows, strict=True), key=itemgetter(0))
-        for found, group in groupby(by_hash, key=itemgetter(0)):
-            members = [(place, row) for _, place, row in group]
-            old = known.get(found)
-            is_plain = old is None or (members[0][1].id_key in replaces and not self._index.twins(found))
-            if len(members) == 1 and is_plain:
-                places.append(Placed(found, members[0][0]))
-                if old is not None:
-                    self._bury(old, outcome)
-                continue
-            self._place_colliding(found, members, old, (places, twins, removed), outcome)
-        return places, twins, removed
-
-    def _place_colliding(
-        self, found: int, members: Iterable[tuple[int, Row]], old: int | None,
-        lists: tuple[list[Placed], list[Placed], list[Placed]], outcome: Outcome,
-    ) -> None:
-        """Several ids with one short hash, or one whose predecessor is not known for sure: compare the id keys."""
-        places, twins, removed = lists
-        olds = {} if old is None else {self._id_key(place): place for place in (old, *self._index.twins(found))}
-        is_first_free = old is None
-        for place, row in members:
-            replaced = olds.get(row.id_key)
-            if replaced is not None:
-                self._bury(replaced, outcome)
-            if replaced == old if replaced is not None else is_first_free:
-                places.append(Placed(found, place))
-                is_first_free = False
-                continue
-            if replaced is not None:
-                removed.append(Placed(found, replaced))
-            twins.append(Placed(found, place))
-
     def _id_key(self, place: int) -> bytes:
+        """Asked for only when two ids have the same short hash: about once in a million."""
         block = self._index.block(shard.block_of(place))
         if block is None:
             raise StorageCorrupt(self._files.path("index"), None, f"block of place {place} is unknown; run checkdb")
         return shard.read_head(self._files, block.ref).rows.id_key(shard.slot_of(place))
-
-    def _bury(self, place: int, outcome: Outcome) -> None:
-        position = bisect_right(self._block_firsts, shard.block_of(place)) - 1
-        number = self.plan.segments[position].number
-        outcome.dead[number] = outcome.dead.get(number, 0) + 1
 
     def _notes(self, outcome: Outcome) -> dict[str, bytes]:
         plan = self.plan

@@ -191,6 +191,20 @@ class BlockHead(NamedTuple):
     """About what it costs to keep."""
 
 
+def ref_at(files: Files, shard: int, offset: int) -> BlockRef:
+    """What the header at this offset says of its block: how a lost index is made anew. Raises StorageCorrupt.
+
+    Only the header is read and nothing is checked but its shape; read_head() tells whether it can be believed.
+    """
+    data = files.read(shard_name(shard), offset, HEADER.size)
+    if len(data) < HEADER.size or data[:3] != BLOCK_MAGIC:
+        raise StorageCorrupt(files.path(shard_name(shard)), offset, "no block starts here")
+    header = _Header._make(HEADER.unpack(data))
+    pieces = -(-header.body_raw // streams.PIECE_BYTES) if header.kind & ~_HEAD_AS_IS == streams.PIECES else 0
+    head_bytes = HEADER.size + header.head_stored + pieces * streams.PIECE_ENTRY_BYTES
+    return BlockRef(header.number, shard, offset, head_bytes, header.body_stored, header.row_count)
+
+
 def read_head(files: Files, ref: BlockRef) -> BlockHead:
     """Read and check header and head of a block: one read, no bodies. Raises StorageCorrupt."""
     return _decode_head(files, ref, files.read(shard_name(ref.shard), ref.offset, ref.head_bytes))

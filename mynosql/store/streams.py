@@ -22,6 +22,7 @@ SHRINK_MIN = 0.95
 NONE, AS_IS, LZMA, PIECES = 0, 2, 4, 6
 """Kinds of a stream; even, because bit 0 of a block's kind says how its head is stored."""
 _PIECE = struct.Struct("<II")  # stored bytes (top bit: as it is), crc32 of them
+PIECE_ENTRY_BYTES = _PIECE.size
 _PIECE_AS_IS = 1 << 31
 _DICT_MIN = 4 << 10
 _DICT_MAX = 1 << 20

@@ -1,0 +1,92 @@
+"""Where the rows of a new segment are entered in the index, and which rows of older segments die by that.
+
+Pure but for the lookups it is given. Two ids may have the same short hash: the first one has the place, each further
+one is a twin. Driven by a seal job and by the rebuilding of an index.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+
+from mynosql.store.filter import Filter
+from mynosql.store.index import BlockRow, Index, Placed, Segment
+from mynosql.store.shard import block_of, place_of
+
+
+@dataclass(slots=True)
+class Placement:
+    """What a commit is told."""
+
+    places: list[Placed] = field(default_factory=list)
+    twins: list[Placed] = field(default_factory=list)
+    twins_removed: list[Placed] = field(default_factory=list)
+    dead: dict[int, int] = field(default_factory=dict)
+    """Segment number → rows of it that are replaced."""
+
+
+class Placer:
+    """Enters the rows of one segment."""
+
+    def __init__(
+        self, index: Index, filter: Filter, segments: Sequence[Segment], id_key_at: Callable[[int], bytes]
+    ) -> None:
+        """segments: the older ones; id_key_at: the id key of the row at a place."""
+        self._index, self._filter, self._segments, self._id_key_at = index, filter, segments, id_key_at
+        self._block_firsts = [segment.block_first for segment in segments]
+
+    def place(
+        self, id_keys: Sequence[bytes], hashes: Sequence[int], places: Sequence[int], *, known_ids: Set[bytes]
+    ) -> Placement:
+        """id_keys, their short hashes and their new places, aligned.
+
+        known_ids: those of them that surely had a row before; the others are looked at more closely when the filter
+        knows their hash. The filter must not know the new ids yet.
+        """
+        placement = Placement()
+        maybe = self._filter.might_contain
+        asked = [found for id_key, found in zip(id_keys, hashes, strict=True) if id_key in known_ids or maybe(found)]
+        olds = self._index.places(asked) if asked else {}
+        by_hash = sorted(zip(hashes, places, id_keys, strict=True), key=itemgetter(0))
+        for found, group in groupby(by_hash, key=itemgetter(0)):
+            members = [(place, id_key) for _, place, id_key in group]
+            old = olds.get(found)
+            is_plain = old is None or (members[0][1] in known_ids and not self._index.twins(found))
+            if len(members) > 1 or not is_plain:
+                self._place_colliding(found, members, old, placement)
+                continue
+            placement.places.append(Placed(found, members[0][0]))
+            if old is not None:
+                self._bury(old, placement)
+        return placement
+
+    def _place_colliding(
+        self, found: int, members: Sequence[tuple[int, bytes]], old: int | None, placement: Placement
+    ) -> None:
+        """Several ids with one short hash, or one that may or may not be the one there: compare the id keys."""
+        olds = {} if old is None else {self._id_key_at(place): place for place in (old, *self._index.twins(found))}
+        is_first_free = old is None
+        for place, id_key in members:
+            replaced = olds.get(id_key)
+            if replaced is not None:
+                self._bury(replaced, placement)
+            if replaced == old if replaced is not None else is_first_free:
+                placement.places.append(Placed(found, place))
+                is_first_free = False
+                continue
+            if replaced is not None:
+                placement.twins_removed.append(Placed(found, replaced))
+            placement.twins.append(Placed(found, place))
+
+    def _bury(self, place: int, placement: Placement) -> None:
+        position = bisect_right(self._block_firsts, block_of(place)) - 1
+        number = self._segments[position].number
+        placement.dead[number] = placement.dead.get(number, 0) + 1
+
+
+def places_of(blocks: Sequence[BlockRow]) -> list[int]:
+    """The place of every row of these blocks, in order."""
+    return [place_of(block.number, slot) for block in blocks for slot in range(block.row_count)]

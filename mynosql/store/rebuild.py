@@ -1,0 +1,225 @@
+"""An index made anew from the shards: their blocks carry ids, revisions and seqs, so no record is lost with an index.
+
+Reads every head once and counts once more at the end; needs as long as checkdb. What journals still hold is left to
+them. Driven by opening.open_store() when the index is missing, damaged or an old copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from mynosql.batch import FLAG_STRAY
+from mynosql.errors import StorageCorrupt
+from mynosql.idkey import id_hash
+from mynosql.store import shard
+from mynosql.store.cache import Cache
+from mynosql.store.files import Files
+from mynosql.store.filter import FILE_NAME as FILTER_NAME
+from mynosql.store.filter import Filter
+from mynosql.store.frames import JournalReader, parse_journal_name
+from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
+from mynosql.store.journal import unpack_frame_content
+from mynosql.store.placing import Placer, places_of
+from mynosql.store.recovery import SCANNED_NOTE, pack_scanned
+from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, pack_owed
+from mynosql.store.sealed import Sealed
+from mynosql.store.shard import BlockHead, BlockRef
+from mynosql.store.tally import Tally, state_of_entry
+from mynosql.store.types import Problem, StoreOptions
+
+REBUILDING_NOTE = ".rebuilding"
+"""Stands in an index that is not complete yet."""
+SEGMENT_ROWS_MIN = 20_000
+"""Segments are cut where the order of ids says so, and in long runs of growing ids after about so many rows, because
+the feed decodes a segment at a time."""
+_SEARCH_BYTES = 1 << 20
+_HEADS_BYTES = 16 << 20
+
+
+class _Block(NamedTuple):
+    """One block that was found, reduced to what the index keeps of it."""
+
+    ref: BlockRef
+    id_keys: list[bytes]
+    seq_min: int
+    seq_max: int
+    missing: int
+    owed: int
+
+
+class Rebuilder:
+    """One rebuilding; use it once, on an empty index."""
+
+    def __init__(self, files: Files, index: Index, progress: Callable[[int, int], None] | None) -> None:
+        self._files, self._index, self._progress = files, index, progress
+        self.problems: list[Problem] = []
+        self._filter = Filter()
+        self._segments: list[Segment] = []
+        self._owed: dict[int, int] = {}
+        self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES)
+        self._refs: dict[int, BlockRef] = {}
+        self._open: list[_Block] = []
+
+    def run(self, notes: Mapping[str, bytes], *, node: int | None) -> None:
+        """The index knows all that the shards hold, and these notes. node: whose leaves count for hlc_max."""
+        self._index.commit(Commit(notes={**notes, REBUILDING_NOTE: b"1"}))
+        self._files.remove(FILTER_NAME)
+        for ref, head in self._blocks_before(self._first_seq_in_journals()):
+            self._add(_summary(ref, head))
+        self._flush()
+        tally = self._count(node)
+        self._index.commit(Commit(notes={
+            TALLY_NOTE: tally.pack(), OWED_NOTE: pack_owed(self._owed), SCANNED_NOTE: self._scanned(),
+            REBUILDING_NOTE: b"",
+        }))
+
+    # What there is
+
+    def _first_seq_in_journals(self) -> int | None:
+        seqs: list[int] = []
+        for name in self._files.list():
+            if parse_journal_name(name) is not None:
+                for frame in JournalReader(self._files, name):
+                    rows = unpack_frame_content(frame.payload).rows
+                    seqs += [row.seq for row in rows if not row.stray][:1]
+        return min(seqs, default=None)
+
+    def _blocks_before(self, first_seq: int | None) -> Iterator[tuple[BlockRef, BlockHead]]:
+        """All readable blocks in order; those from first_seq on are cut off, since the journals have their rows."""
+        names = self._files.list()
+        numbers = sorted(number for name in names if (number := shard.parse_shard_name(name)) is not None)
+        for position, number in enumerate(numbers):
+            for ref, head in self._blocks_in(number):
+                if first_seq is not None and any(head.rows.seq(slot) >= first_seq for slot in _changes(head)):
+                    self._files.truncate(shard.shard_name(number), ref.offset)
+                    for later in numbers[position + 1 :]:
+                        self._files.remove(shard.shard_name(later))
+                    return
+                yield ref, head
+            if self._progress is not None:
+                self._progress(position + 1, 2 * len(numbers))
+
+    def _blocks_in(self, number: int) -> Iterator[tuple[BlockRef, BlockHead]]:
+        offset, size = shard.FILE_HEADER.size, self._files.size(shard.shard_name(number))
+        while offset < size:
+            try:
+                ref = shard.ref_at(self._files, number, offset)
+                head = shard.read_head(self._files, ref)
+            except StorageCorrupt as error:
+                self.problems.append(Problem(error.path, error.offset, str(error), 0))
+                offset = self._next_block(number, offset + 1, size)
+                continue
+            yield ref, head
+            offset += ref.head_bytes + ref.body_bytes
+
+    def _next_block(self, number: int, offset: int, size: int) -> int:
+        """Where the next sound block starts, size when there is none."""
+        name = shard.shard_name(number)
+        while offset < size:
+            found = self._files.read(name, offset, _SEARCH_BYTES).find(shard.BLOCK_MAGIC)
+            if found < 0:
+                offset += _SEARCH_BYTES - len(shard.BLOCK_MAGIC) + 1
+                continue
+            offset += found
+            try:
+                shard.read_head(self._files, shard.ref_at(self._files, number, offset))
+            except StorageCorrupt:
+                offset += 1
+                continue
+            return offset
+        return size
+
+    def _scanned(self) -> bytes:
+        """Up to where the shards were read: damage behind the last sound block is no reason to do it again."""
+        numbers = [number for name in self._files.list() if (number := shard.parse_shard_name(name)) is not None]
+        last = max(numbers, default=0)
+        return pack_scanned(last, self._files.size(shard.shard_name(last)) if numbers else 0)
+
+    # Segments
+
+    def _add(self, block: _Block) -> None:
+        if self._open:
+            is_lower = block.id_keys[0] <= self._open[-1].id_keys[-1]
+            seq_max = max(found.seq_max for found in self._open)
+            is_long = sum(found.ref.row_count for found in self._open) >= SEGMENT_ROWS_MIN
+            if is_lower or (is_long and (block.seq_min > seq_max or not block.seq_max)):
+                self._flush()
+        self._open.append(block)
+        self._refs[block.ref.number] = block.ref
+
+    def _flush(self) -> None:
+        """The blocks collected so far are a segment."""
+        found, self._open = self._open, []
+        if not found:
+            return
+        number = len(self._segments)
+        blocks = [
+            BlockRow(*block.ref[:1], number, *block.ref[1:], block.seq_min, block.seq_max, block.missing)
+            for block in found
+        ]
+        id_keys = [id_key for block in found for id_key in block.id_keys]
+        hashes = [short_hash(id_hash(id_key)) for id_key in id_keys]
+        placed = Placer(self._index, self._filter, self._segments, self._id_key_at).place(
+            id_keys, hashes, places_of(blocks), known_ids=frozenset()
+        )
+        segment = Segment(
+            number, id_keys[0], id_keys[-1], min((block.seq_min for block in blocks if block.seq_max), default=0),
+            max(block.seq_max for block in blocks), blocks[0].number, blocks[-1].number, len(id_keys),
+        )
+        self._filter.add_many(hashes)
+        self._index.commit(Commit(
+            segments=[segment], blocks=blocks, places=placed.places, twins=placed.twins,
+            twins_removed=placed.twins_removed, dead=placed.dead,
+        ))
+        self._segments.append(segment)
+        owed = sum(block.owed for block in found)
+        if owed:
+            self._owed[number] = owed
+
+    def _id_key_at(self, place: int) -> bytes:
+        number = shard.block_of(place)
+        head = self._heads.find(number)
+        if head is None:
+            head = shard.read_head(self._files, self._refs[number])
+            self._heads.put(number, head, head.memory_bytes)
+        return head.rows.id_key(shard.slot_of(place))
+
+    # Counters
+
+    def _count(self, node: int | None) -> Tally:
+        tally = Tally()
+        sealed = Sealed(self._files, self._index, self._filter, StoreOptions())
+        for position, segment in enumerate(sealed.segments):
+            tally.head_seq = max(tally.head_seq, segment.seq_max)
+            for block in self._index.blocks_of(segment.number):
+                rows = shard.read_head(self._files, block.ref).rows
+                for slot in range(rows.count):
+                    entry = rows.entry(slot)
+                    for leaf in entry.leaves:
+                        if leaf.hlc > tally.hlc_max and node in (None, leaf.node):
+                            tally.hlc_max = leaf.hlc
+                    if not segment.dead or sealed.is_current(entry.id_key, block.number, slot):
+                        tally.counts[state_of_entry(entry)] += 1
+                        tally.pending += entry.owed
+            if self._progress is not None:
+                total = len(sealed.segments)
+                self._progress(total + position + 1, 2 * total)
+        return tally
+
+
+def _changes(head: BlockHead) -> list[int]:
+    """Slots of the rows that stand in the feed with their seq."""
+    return [slot for slot in range(head.rows.count) if not head.rows.flags(slot) & FLAG_STRAY]
+
+
+def _summary(ref: BlockRef, head: BlockHead) -> _Block:
+    rows = head.rows
+    entries = [rows.entry(slot) for slot in range(rows.count)]
+    changes = [entries[slot] for slot in _changes(head)]
+    seqs = [entry.seq for entry in changes]
+    return _Block(
+        ref, [entry.id_key for entry in entries], min(seqs, default=0), max(seqs, default=0),
+        sum(not entry.held & 1 and not entry.leaves[0].deleted for entry in entries),
+        sum(entry.owed for entry in changes),
+    )
