@@ -94,6 +94,7 @@ class IoThread:
         self._listening: Listening | None = None
         self._dials: dict[str, Dial] = {}
         self._subscriptions: dict[Address, Subscription] = {}
+        self._released_at = float("-inf")
         self._failure: BaseException | None = None
         self._is_stopping = False
         self._is_ended = False
@@ -141,13 +142,12 @@ class IoThread:
         literals, reason = ((ANY_HOST,), "") if host == ANY_HOST else look_up(host)
         if not literals:
             raise ListenFailed(f"cannot listen on {host}: {reason}")
-        is_ours = self.call(self._close_listener)
-        deadline = time.monotonic() + (RELEASE_WAIT_S_MAX if is_ours else 0.0)
+        self.call(self._close_listener)
         while True:
             try:
                 return self.call(lambda: self._listen(host, literals[0], port))
             except PortTaken as taken:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= self._released_at + RELEASE_WAIT_S_MAX:
                     raise taken.describe() from taken
                 time.sleep(RELEASE_PAUSE_S)
 
@@ -328,13 +328,13 @@ class IoThread:
         self._listening = listener.listening
         return listener.listening
 
-    def _close_listener(self) -> bool:
+    def _close_listener(self) -> None:
         listener, self._listener, self._listening = self._listener, None, None
         if listener is None:
-            return False
+            return
+        self._released_at = time.monotonic()
         for link in listener.close():
             self._handler.on_link_down(link, "this node does not listen any more")
-        return True
 
     def _reply_control(self, reply_to: bytes, payload: bytes) -> None:
         if self._control is not None:

@@ -37,4 +37,4 @@ def unpack_opening(frames: list[bytes]) -> tuple[bytes, bytes]:
 
 def is_ours(frames: list[bytes]) -> bool:
     """The message is one of these, not one of the sessions."""
-    return not frames or not frames[0]
+    return not frames[0]

@@ -173,17 +173,24 @@ class Connection(ABC):
             text = f"what answers at {address} is no MyNoSQL node"
         else:
             self._silent_ends += 1
-            if not has_secret or self._silent_ends < SILENT_ENDS_UNTIL_REFUSED:
+            if self._silent_ends < SILENT_ENDS_UNTIL_REFUSED:
                 return f"{address} ended the handshake without a word", None
+            # Also how the two refusals above look when the other side was quicker to notice.
+            difference = "another secret than this node, or none," if has_secret else "a secret and this node has none,"
             text = (
-                f"{address} ends the handshake without a word: it has another secret than this node, or is no MyNoSQL "
-                "node; compare the secrets"
+                f"{address} ends the handshake without a word: it has {difference} or is no MyNoSQL node; "
+                "compare the secrets"
             )
         return text, PeerRefused(text)
 
     def _on_timeout(self) -> None:
         self._timer = None
         self._end(f"{self._address} did not answer within {self._world.options.dial_timeout_s:g} s")
+
+    def _end_malformed(self) -> None:
+        """Another such message is as long to read: the connection ends, and the pause bounds the work."""
+        self._world.counters.dropped_malformed += 1
+        self._end(f"{self._address} sent a message of more than {self._world.options.frames_max} frames")
 
     def _ready(self) -> None:
         """The connection is of use; from now on only an end counts."""
@@ -281,7 +288,9 @@ class Dial(Connection):
             frames = receive(socket, world.options.frames_max)
             if frames is None:
                 return
-            if opening.is_ours(frames):
+            if not frames:
+                self._end_malformed()
+            elif opening.is_ours(frames):
                 self._on_opening(frames)
             elif self._ready_at is not None:
                 world.counters.messages_received += 1
@@ -334,8 +343,8 @@ class Subscription(Connection):
             if frames is None:
                 return
             if not frames:
-                world.counters.dropped_malformed += 1
-                continue
+                self._end_malformed()
+                return
             world.counters.messages_received += 1
             world.counters.bytes_received += sum(map(len, frames))
             world.receiver.on_published(self._name, frames)

@@ -113,10 +113,11 @@ class Listener:
                 return
             user_id = str(head.get("User-Id")) if has_keys else ""
             frames: list[bytes] = []
-            if receive_rest(self._router, frames, world.options.frames_max):
-                self._on_message(head.bytes, frames, user_id)
-            else:
+            if not receive_rest(self._router, frames, world.options.frames_max):
                 world.counters.dropped_malformed += 1
+                return  # that took long enough: the others have their turn
+            if frames:
+                self._on_message(head.bytes, frames, user_id)
 
     def _on_message(self, routing_id: bytes, frames: list[bytes], user_id: str) -> None:
         counters = self._world.counters

@@ -25,6 +25,9 @@ SOCKETS_MAX = 8192
 PUBLISHER_FRAME_BYTES_MAX = 2048
 """What subscribers may send to our PUB: topics, and the commands of the CURVE handshake (some 500 bytes)."""
 
+NEVER_MS = 24 * 3600 * 1000
+"""Longer than any dial: the end of a connection is noticed by its monitor and the socket closed."""
+
 DOMAIN_NODE = b"node"
 """ZAP domain of the ROUTER: any CURVE key may come in, and must prove the secret in its first message."""
 DOMAIN_PUBLISHER = b"publisher"
@@ -95,8 +98,9 @@ def make_subscriber(context: Context, security: Security, options: NetOptions, t
 def _make_dialling(context: Context, kind: int, security: Security, options: NetOptions) -> Socket:
     socket = _make(context, kind, options)
     # One socket is one connection: a reconnect of libzmq's own reorders, forgets to back off, and hides who comes back.
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
+    # Not switched off by -1, nor IMMEDIATE=1: both throw away what arrived before the end and was not read yet (the
+    # last message of a node that stopped was lost in 3 of 100 runs with IMMEDIATE, in nearly all with -1).
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, milliseconds(options.dial_timeout_s))
     socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(options.heartbeat_s))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(options.heartbeat_timeout_s))
@@ -147,7 +151,8 @@ def _make(context: Context, kind: int, options: NetOptions) -> Socket:
     socket.setsockopt(zmq.MAXMSGSIZE, options.frame_bytes_max)
     socket.setsockopt(zmq.SNDHWM, options.send_messages_max)
     socket.setsockopt(zmq.RCVHWM, options.receive_messages_max)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(options.dial_timeout_s))
+    # Later than our own limit, which says what happened.
+    socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(options.dial_timeout_s + 1.0))
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     return socket

@@ -1,0 +1,260 @@
+"""Connections that we keep: how they end, come back, back off, and say why; with real sockets on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import zmq
+
+from mynosql.address import Address
+from mynosql.net import sockets
+from tests.net.recorder import QUICK, Node, linked, wait_equal, wait_published
+from tests.waiting import wait_until
+
+
+def hang_until(release: threading.Event) -> None:
+    """A handler that does not come back."""
+    release.wait(20)
+
+
+# Links that end
+
+
+def test_the_end_of_the_other_process_counts_at_once(tmp_path: Path) -> None:
+    with Node(tmp_path / "b") as b:
+        a = Node(tmp_path / "a")
+        with a, linked(a, b) as (dialled, _):
+            ended_at = time.monotonic()
+        wait_until(lambda: dialled not in b.seen.up)
+        assert time.monotonic() - ended_at < 2.0  # heartbeats would take 10 s
+        assert b.seen.downs[0] == (dialled, f"{dialled.name[6:]} closed the connection")
+
+
+def test_a_dial_comes_back_by_itself_when_the_other_side_does(tmp_path: Path) -> None:
+    with Node(tmp_path / "b") as b:
+        with Node(tmp_path / "a") as a:
+            there = a.listen()
+            link = b.dial(there.address)
+            b.subscribe(there)
+            b.wait_up(link)
+            wait_published(a, b, b"before")
+        wait_until(lambda: link not in b.seen.up)
+        with Node(tmp_path / "a") as again:
+            assert again.listen(there.address.port) == there
+            b.wait_up(link)
+            wait_published(again, b, b"after")
+            b.send(link, b"hello again")
+            wait_until(lambda: [frames for _, frames, _ in again.seen.frames] == [[b"hello again"]])
+            assert b.seen.ups == [link, link]
+
+
+def test_nothing_of_the_old_connection_arrives_on_the_new_one(tmp_path: Path) -> None:
+    # Given messages sent while nobody is there
+    with Node(tmp_path / "b") as b:
+        with Node(tmp_path / "a") as a:
+            there = a.listen()
+            link = b.dial(there.address)
+            b.wait_up(link)
+        for number in range(20):
+            b.send(link, b"lost", str(number).encode())
+        with Node(tmp_path / "a") as again:
+            again.listen(there.address.port)
+            b.wait_up(link)
+            b.send(link, b"kept")
+            wait_until(lambda: again.seen.frames)
+            assert [frames for _, frames, _ in again.seen.frames] == [[b"kept"]]
+    assert b.io.counters.dropped_unsent + b.io.counters.messages_sent == 21
+
+
+def test_what_was_sent_before_the_end_arrives(tmp_path: Path) -> None:
+    """A Bye is the last message of a node that stops; its reader sees it before the link goes down."""
+    with Node(tmp_path / "b") as b:
+        a = Node(tmp_path / "a")
+        with a, linked(a, b) as (dialled, served):
+            a.seen.when_woken = lambda: a.io.send(served, [b"bye"])
+        wait_until(lambda: dialled not in b.seen.up)
+        assert ([b"bye"] in [frames for _, frames, _ in b.seen.frames])
+
+
+def test_hang_up_of_a_dial_ends_it_without_a_word_to_the_handler(tmp_path: Path) -> None:
+    with Node(tmp_path / "a") as a, Node(tmp_path / "b") as b, linked(a, b) as (dialled, served):
+        def say_and_hang_up() -> None:
+            b.io.send(dialled, [b"last words"])
+            b.io.hang_up(dialled)
+
+        b.io.call(say_and_hang_up)
+        wait_until(lambda: [frames for _, frames, _ in a.seen.frames] == [[b"last words"]])
+        # The served side learns it when it sends
+        def is_known() -> bool:
+            a.send(served, b"x")
+            return served not in a.seen.up
+
+        wait_until(is_known)
+        assert a.seen.downs == [(served, "the other node has gone")]
+        assert b.seen.downs == []
+
+
+def test_a_dial_after_a_hang_up_is_a_new_connection(tmp_path: Path) -> None:
+    with Node(tmp_path / "a") as a, Node(tmp_path / "b") as b, linked(a, b) as (dialled, first):
+        def again() -> None:
+            b.io.hang_up(dialled)
+            b.io.dial(Address("127.0.0.1", int(dialled.name.rpartition(":")[2])))
+
+        b.io.call(again)
+        wait_until(lambda: len(b.seen.ups) == 2)
+        wait_until(lambda: len(a.seen.ups) == 2)
+        assert a.seen.ups[1] != first
+        b.send(dialled, b"hello")
+        wait_equal(lambda: a.seen.frames, [(a.seen.ups[1], [b"hello"], "")])
+
+
+def test_a_served_link_that_was_hung_up_is_dialled_anew(tmp_path: Path) -> None:
+    with Node(tmp_path / "a") as a, Node(tmp_path / "b") as b, linked(a, b) as (dialled, served):
+        a.io.call(lambda: a.io.hang_up(served))
+        a.send(served, b"not sent")
+        b.send(dialled, b"not passed on")
+        wait_until(lambda: len(b.seen.ups) == 2)
+        assert b.seen.downs == [(dialled, f"{dialled.name[6:]} does not know this connection any more")]
+        assert a.seen.frames == []
+        b.send(dialled, b"passed on")
+        wait_until(lambda: [frames for _, frames, _ in a.seen.frames] == [[b"passed on"]])
+        assert a.io.counters.dropped_unsent == 1
+
+
+def test_a_node_that_reads_no_more_is_given_up_and_never_blocks_us(tmp_path: Path) -> None:
+    options = type(QUICK)(send_messages_max=4, receive_messages_max=4, linger_s=0.05, retry_s_min=0.01)
+    with Node(tmp_path / "a", options=options) as a, Node(tmp_path / "b", options=options) as b:
+        release = threading.Event()
+        with linked(a, b) as (dialled, served):
+            # Given a reader that hangs in its handler
+            b.seen.when_framed = lambda link, frames: hang_until(release)
+            big = b"x" * QUICK.frame_bytes_max
+
+            def is_given_up() -> bool:
+                a.send(served, big)
+                return served not in a.seen.up
+
+            def is_back() -> bool:
+                b.send(dialled, b"?")
+                return len(a.seen.ups) >= 2
+
+            try:
+                wait_until(is_given_up)
+            finally:
+                release.set()
+            assert a.seen.downs[0] == (served, "the other node takes no more messages")
+            wait_until(is_back)
+
+
+def test_a_dial_to_a_node_that_reads_no_more_ends_and_begins_anew(tmp_path: Path) -> None:
+    options = type(QUICK)(send_messages_max=4, receive_messages_max=4, linger_s=0.05, retry_s_min=0.01)
+    with Node(tmp_path / "a", options=options) as a, Node(tmp_path / "b", options=options) as b:
+        release = threading.Event()
+        with linked(a, b) as (dialled, _):
+            a.seen.when_framed = lambda link, frames: hang_until(release)
+            big = b"x" * QUICK.frame_bytes_max
+
+            def is_given_up() -> bool:
+                b.send(dialled, big)
+                return bool(b.seen.downs)
+
+            try:
+                wait_until(is_given_up)
+            finally:
+                release.set()
+            assert b.seen.downs[0] == (dialled, f"{dialled.name[6:]} takes no more messages")
+            wait_until(lambda: len(b.seen.ups) >= 2)
+
+
+def test_a_name_that_does_not_resolve_surfaces_and_blocks_nobody(tmp_path: Path) -> None:
+    with Node(tmp_path / "a") as a, Node(tmp_path / "b", insecure=True) as b:
+        there = a.listen()
+        nowhere = b.dial(Address("no-such-host.invalid", 8800))
+        known = b.dial(there.address)
+        b.wait_up(known)
+        wait_until(lambda: nowhere in [link for link, _ in b.seen.downs])
+        reason = next(reason for link, reason in b.seen.downs if link == nowhere)
+        assert "host 'no-such-host.invalid' does not resolve" in reason
+        assert "give an IP address" in reason
+
+
+def test_a_name_that_never_answers_delays_neither_others_nor_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    real = socket.getaddrinfo
+
+    def slow(host: str, *rest: object, **more: object) -> object:
+        if host == "slow.example":
+            answered.wait(20)
+            raise OSError("gave up")
+        return real(host, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    options = type(QUICK)(dial_timeout_s=0.05, retry_s_min=0.01)
+    with Node(tmp_path / "a") as a, Node(tmp_path / "b", insecure=True, options=options) as b:
+        slow_link = b.dial(Address("slow.example", 8800))
+        b.wait_up(b.dial(a.listen().address))
+        wait_until(lambda: len(b.seen.downs) >= 3)
+        assert b.seen.downs[0] == (slow_link, "slow.example:8800 did not answer within 0.05 s")
+        assert sum(thread.name == "mynosql-dns" for thread in threading.enumerate()) == 1
+        b.io.stop()
+    answered.set()
+    wait_until(lambda: not any(thread.name == "mynosql-dns" for thread in threading.enumerate()))
+
+
+def test_a_dead_address_is_tried_ever_less_often(tmp_path: Path) -> None:
+    options = type(QUICK)(retry_s_min=0.02, retry_s_max=10.0)
+    with Node(tmp_path / "b", options=options) as b, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: refuses
+        b.dial(Address("127.0.0.1", closed.getsockname()[1]))
+        wait_until(lambda: len(b.seen.downs) >= 6)
+        # Doubled each time from 0.02 s, and at most halved by jitter
+        for number in range(5):
+            assert b.seen.down_at[number + 1] - b.seen.down_at[number] >= 0.02 * 2**number / 2
+        assert "nothing answers at 127.0.0.1:" in b.seen.downs[0][1]
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"", "did not answer within 0.3 s"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10, "did not answer within 0.3 s"),
+        (GREETING + b"\x04\x06\x05HELLO", "is no MyNoSQL node"),
+    ],
+)
+def test_a_port_where_somebody_else_talks_is_given_up(tmp_path: Path, said: bytes, reason: str) -> None:
+    options = type(QUICK)(dial_timeout_s=0.3, retry_s_min=5.0)
+    with Node(tmp_path / "b", options=options) as b, socket.create_server(("127.0.0.1", 0)) as other:
+        link = b.dial(Address("127.0.0.1", other.getsockname()[1]))
+        connection, _ = other.accept()
+        with connection:
+            connection.sendall(said)
+            wait_until(lambda: b.seen.downs)
+        assert b.seen.downs[0][0] == link
+        assert reason in b.seen.downs[0][1]
+
+
+def test_a_dial_without_descriptors_is_an_attempt_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sockets.make_dealer
+    missing = [24, 24]  # EMFILE, twice
+
+    def make_dealer(*arguments: object) -> object:
+        if missing:
+            raise zmq.ZMQError(missing.pop())
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("mynosql.net.outbound.make_dealer", make_dealer)
+    with Node(tmp_path / "a") as a, Node(tmp_path / "b") as b:
+        link = b.dial(a.listen().address)
+        b.wait_up(link)
+        assert [reason for _, reason in b.seen.downs] == [
+            f"no socket could be made for {link.name[6:]}: Too many open files"
+        ] * 2
