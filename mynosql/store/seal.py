@@ -13,14 +13,14 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mynosql.errors import StorageCorrupt, StorageFull
+from mynosql.errors import StorageCorrupt, StorageError, StorageFull
 from mynosql.idkey import id_hash
 from mynosql.row import Row
 from mynosql.store import shard
 from mynosql.store.files import AppendFile, Files
 from mynosql.store.filter import FILE_NAME as FILTER_NAME
 from mynosql.store.filter import Filter
-from mynosql.store.frames import JournalWriter
+from mynosql.store.frames import JournalWriter, journal_name
 from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
 from mynosql.store.memtable import Memtable
 from mynosql.store.placing import Placer, places_of
@@ -35,19 +35,28 @@ _OWED = struct.Struct("<QQ")  # segment number, owed rows
 
 
 class SyncJob:
-    """fdatasync of every journal that holds frames not yet durable."""
+    """fdatasync of every journal that holds frames not yet durable; makes the next journal where that is due soon."""
 
-    def __init__(self, journals: Sequence[JournalWriter], frames: int, seq: int) -> None:
+    def __init__(
+        self, files: Files, journals: Sequence[JournalWriter], frames: int, seq: int, *, spare_number: int | None
+    ) -> None:
         self.journals = journals
         self.frames = frames
         """The store's frame counter that is durable afterwards."""
         self.seq = seq
         """The head of the feed that is durable afterwards."""
+        self.spare: JournalWriter | None = None
+        """A journal for the next memtable: making it fsyncs the folder, for which no save should wait."""
+        self._files = files
+        self._spare_number = spare_number
 
     def run(self) -> None:
         """All of it is on the disk. Raises StorageFailed: no later flush can be trusted."""
         for journal in self.journals:
             journal.flush()
+        if self._spare_number is not None:
+            with contextlib.suppress(StorageError):  # the save that needs one tries again, and hears why not
+                self.spare = new_journal(self._files, self._spare_number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +201,16 @@ class SealJob:
             with contextlib.suppress(StorageFull):  # it can be made anew from the index
                 save_filter(self._files, self._filter, outcome.segment.number)
                 outcome.filter_rows_saved = rows
+
+
+def new_journal(files: Files, number: int) -> JournalWriter:
+    """Journal `number`, its name durable. Raises StorageFull, StorageFailed: no file is left behind."""
+    try:
+        return JournalWriter(files, number)
+    except StorageError:
+        with contextlib.suppress(StorageError):
+            files.remove(journal_name(number))
+        raise
 
 
 def save_filter(files: Files, filter: Filter, last_segment: int) -> None:

@@ -23,6 +23,9 @@ from mynosql.store.unsealed import Unsealed
 PRESET_BUSY, PRESET_IDLE = 1, 6
 """LZMA efforts: 6 takes five times as long for a tenth fewer bytes, so only when nobody writes (MEASURED.md)."""
 
+SPARE_JOURNAL_FROM = 0.5
+"""Once the memtable is so full, the next fsync also makes the journal for the one after it."""
+
 
 class Sealer:
     """Turns what is unsealed into what is sealed, one memtable at a time, oldest first."""
@@ -89,7 +92,12 @@ class Sealer:
         journals = [
             memtable.journal for memtable in unsealed.memtables if memtable.journal and memtable.frames > self.durable
         ]
-        job = SyncJob(journals, unsealed.written, unsealed.tally.head_seq)
+        is_spare_due = unsealed.active.size_bytes > self._options.memtable_bytes_max * SPARE_JOURNAL_FROM
+        makes_spare = is_spare_due and unsealed.spare is None and not self._syncs
+        job = SyncJob(
+            self._files, journals, unsealed.written, unsealed.tally.head_seq,
+            spare_number=unsealed.take_journal_number() if makes_spare else None,
+        )
         self._syncs.append(job)
         return job
 
@@ -118,6 +126,8 @@ class Sealer:
 
     def finish_sync(self, job: SyncJob, error: BaseException | None) -> None:
         self._syncs.remove(job)
+        if job.spare is not None:
+            self._unsealed.offer_spare(job.spare)
         if error is None:
             self._advance(job.frames, job.seq)
         else:
@@ -152,7 +162,8 @@ class Sealer:
         self._unsealed.frozen.remove(memtable)
         self._advance(memtable.frames, memtable.last_seq)
         for number in memtable.replayed:
-            self._remove_journal(journal_name(number))
+            with contextlib.suppress(StorageError):  # the index knows that it is sealed: the next opening removes it
+                self._files.remove(journal_name(number))
         if memtable.journal is not None:
             self._retired.append(memtable.journal)
         self._drop_retired()
@@ -178,13 +189,8 @@ class Sealer:
             if journal.number in busy:
                 kept.append(journal)
                 continue
-            journal.close()
-            self._remove_journal(journal.name)
+            self._unsealed.drop_journal(journal)
         self._retired = kept
-
-    def _remove_journal(self, name: str) -> None:
-        with contextlib.suppress(StorageError):  # the index knows that it is sealed: the next opening removes it
-            self._files.remove(name)
 
     def _advance(self, frames: int, seq: int) -> None:
         self.durable = max(self.durable, frames)
@@ -205,6 +211,7 @@ class Sealer:
             self.finish_sync(sync, None)
         if self.read_only_reason is not None:
             return
+        self._drop_spare()
         if self._rows_sealed() != self.filter_rows_saved:
             with contextlib.suppress(StorageFull):  # it can be made anew from the index
                 save_filter(self._files, self._sealed.filter, self._index.last_segment)
@@ -223,8 +230,14 @@ class Sealer:
 
     def close(self) -> None:
         """No journal is open."""
+        self._drop_spare()
         for journal in self._retired:
             journal.close()
         for memtable in self._unsealed.memtables:
             if memtable.journal is not None:
                 memtable.journal.close()
+
+    def _drop_spare(self) -> None:
+        spare, self._unsealed.spare = self._unsealed.spare, None
+        if spare is not None:
+            self._unsealed.drop_journal(spare)

@@ -13,8 +13,9 @@ from functools import partial
 from mynosql.errors import StorageError
 from mynosql.row import Entry, Row
 from mynosql.store.files import Files
-from mynosql.store.frames import JournalWriter, journal_name
+from mynosql.store.frames import JournalWriter
 from mynosql.store.memtable import ROW_BYTES, Memtable
+from mynosql.store.seal import new_journal
 from mynosql.store.tally import HELD, LIVE, Tally
 
 _new_row = partial(tuple.__new__, Row)
@@ -33,6 +34,8 @@ class Unsealed:
         self.written = 0
         """Frames written since opening."""
         self.next_journal = 0
+        self.spare: JournalWriter | None = None
+        """Made ahead for the next memtable."""
         self._files = files
 
     @property
@@ -87,14 +90,28 @@ class Unsealed:
         self.written = active.frames = self.written + 1
 
     def _new_journal(self) -> JournalWriter:
-        # A number is never used twice: what a failed attempt left under it must not be added to.
+        if self.spare is not None:
+            journal, self.spare = self.spare, None
+            return journal
+        return new_journal(self._files, self.take_journal_number())
+
+    def take_journal_number(self) -> int:
+        """A number for a journal. Never used twice: what a failed attempt left under it must not be added to."""
         number, self.next_journal = self.next_journal, self.next_journal + 1
-        try:
-            return JournalWriter(self._files, number)
-        except StorageError:
-            with contextlib.suppress(StorageError):
-                self._files.remove(journal_name(number))
-            raise
+        return number
+
+    def offer_spare(self, journal: JournalWriter) -> None:
+        """The journal is taken for the next memtable, unless a higher number was given since: replay is by number."""
+        if self.spare is None and journal.number == self.next_journal - 1:
+            self.spare = journal
+        else:
+            self.drop_journal(journal)
+
+    def drop_journal(self, journal: JournalWriter) -> None:
+        """The journal holds nothing that is needed; its file goes, at the latest at the next opening."""
+        journal.close()
+        with contextlib.suppress(StorageError):
+            self._files.remove(journal.name)
 
     def absorb(self, row: Row, known: Row | Entry | None, is_outside: bool) -> None:
         """The row, numbered and in the journal, is its id's newest.

@@ -197,3 +197,63 @@ def test_a_job_that_never_ran_may_be_finished_and_is_made_anew() -> None:
     store.finish(job)
     assert seal(store) == 1
     assert store.check().ok
+
+
+# The journal made ahead
+
+
+def half_full() -> tuple[Store, MemoryFiles]:
+    store, files, _ = open_memory(options=OPTIONS)
+    fill(store, 0, 15)
+    assert journals(files) == ["journal-00000000"]
+    return store, files
+
+
+def test_the_save_that_begins_a_new_memtable_waits_for_no_fsync() -> None:
+    store, files = half_full()
+    sync(store)
+    assert journals(files) == ["journal-00000000", "journal-00000001"]
+    done: list[str] = []
+    files.on_operation = lambda doing, name: done.append(doing)
+    fill(store, 15, 15)
+    assert len(store._unsealed.memtables) == 2
+    assert set(done) == {"write"}
+    assert journals(files) == ["journal-00000000", "journal-00000001"]
+    assert seal(store) == 2
+    assert journals(files) == []
+    assert store.check().ok
+
+
+def test_a_journal_that_was_made_too_late_is_not_used_because_order_is_by_number() -> None:
+    store, files = half_full()
+    syncing = store.sync_job()
+    assert syncing is not None
+    fill(store, 15, 15)
+    syncing.run()
+    store.finish(syncing)
+    assert journals(files) == ["journal-00000000", "journal-00000002"]
+    numbers = [memtable.journal_number for memtable in store._unsealed.memtables]
+    assert numbers == [0, 2]
+
+
+def test_a_journal_made_ahead_goes_with_a_kill_or_a_close() -> None:
+    store, files, index = open_memory(options=OPTIONS)
+    fill(store, 0, 15)
+    sync(store)
+    again_files, again_index = files.copy(), index.crash()
+    again = Store.open(again_files, again_index, OPTIONS)
+    fill(again, 15, 1)
+    again.close()
+    store.close()
+    assert (journals(again_files), journals(files)) == ([], [])
+    assert Store.open(again_files, again_index.crash(), OPTIONS).records == 16
+
+
+def test_a_full_disk_makes_no_journal_ahead_and_fails_no_fsync() -> None:
+    store, files = half_full()
+    files.space_bytes = files.used_bytes
+    sync(store)
+    assert (store.durable, journals(files)) == (15, ["journal-00000000"])
+    files.space_bytes = 1 << 40
+    fill(store, 15, 20)
+    assert seal(store) == 2
