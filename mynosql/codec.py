@@ -24,8 +24,8 @@ from mynosql.registry import CONTAINER_TYPES, Registered, find_registered, find_
 from mynosql.scalars import FLAT_TYPES, SCALAR_PACKERS, SCALAR_UNPACKERS, ScalarRefused
 
 __all__ = [
-    "BODY_BYTES_MAX", "DEPTH_MAX", "digest", "is_flat", "pack_body", "pack_value", "register_type", "unpack_body",
-    "unpack_value",
+    "BODY_BYTES_MAX", "DEPTH_MAX", "digest", "is_flat", "pack_body", "pack_record", "pack_value", "pack_whole",
+    "register_type", "unpack_body", "unpack_value", "unpack_whole",
 ]
 
 BODY_BYTES_MAX = 256 << 20
@@ -48,7 +48,23 @@ _PLAIN_INTS = range(-(1 << 63), 1 << 64)
 _CODE_BIG_INT = 16
 
 _is_flat = FLAT_TYPES.issuperset
+_SIGNS = (b"\xc7\x00", b"\xc8\x00\x00", b"\xc9\x00\x00\x00\x00", b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+"""How an extension without payload begins, which every marker is, and msgpack's own time stamps, which are no value of
+ours: bytes without these mean just what msgpack reads in them."""
 _is_scalar = _SCALAR_TYPES.issuperset
+
+
+def pack_record(body: dict[Hashable, Any]) -> tuple[bytes, bool]:
+    """What pack_body gives, and whether the body is flat: then a shallow copy of it shares nothing with it."""
+    if type(body) is dict and _is_flat(map(type, body.values())) and _is_flat(map(type, body)):
+        try:
+            # A Packer of its own: a shared one, interrupted by another thread within an error, would mix two records.
+            data: bytes = _Packer(strict_types=True, buf_size=1024).pack(body)
+            if len(data) <= BODY_BYTES_MAX:
+                return data, True
+        except (OverflowError, UnicodeEncodeError):
+            pass  # an int beyond 64 bits or a lone surrogate: the way for everything
+    return pack_body(body), False
 
 
 def pack_body(body: dict[Hashable, Any]) -> bytes:
@@ -58,14 +74,6 @@ def pack_body(body: dict[Hashable, Any]) -> bytes:
     """
     if type(body) is not dict:
         raise RecordInvalid(f"a record is a dict, not {_name_of(type(body))}; convert it with dict(record)")
-    if _is_flat(map(type, body.values())) and _is_flat(map(type, body)):
-        try:
-            # A Packer of its own: a shared one, interrupted by another thread within an error, would mix two records.
-            data: bytes = _Packer(strict_types=True, buf_size=1024).pack(body)
-            if len(data) <= BODY_BYTES_MAX:
-                return data
-        except (OverflowError, UnicodeEncodeError):
-            pass  # an int beyond 64 bits or a lone surrogate: the way for everything
     return pack_value(body)
 
 
@@ -92,12 +100,54 @@ def unpack_body(data: bytes) -> dict[Any, Any]:
         body = _unpackb(data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_extension)
     except Exception as error:
         raise _unreadable(error) from error
-    if type(body) is dict and _is_flat(map(type, body.values())) and _is_flat(map(type, body)):
+    if type(body) is dict and (
+        _is_flat(map(type, body.values())) and _is_flat(map(type, body)) or _is_plain(data, body)
+    ):
         return body
     body = _decoded(body)
     if type(body) is not dict:
         raise ValueError(f"packed body holds {_name_of(type(body))}, a dict expected")
     return body
+
+
+def _is_plain(data: bytes, body: Any) -> bool:
+    """All containers in it are msgpack's own, and not too deep: what msgpack made is what was saved."""
+    return not any(sign in data for sign in _SIGNS) and not _is_deeper(body, DEPTH_MAX)
+
+
+def pack_whole(id: str, rev: str, body: bytes) -> bytes | None:
+    """A packed record with its id and rev in front, for unpack_whole; None where only unpack_body can read the body."""
+    if any(sign in body for sign in _SIGNS) or len(body) >= CLAIMS_CHECKED_BYTES_MIN:
+        return None
+    first = body[0]
+    if first & 0xF0 == 0x80:
+        count, start = first & 0x0F, 1
+    elif first == 0xDE:
+        count, start = int.from_bytes(body[1:3], "big"), 3
+    else:
+        return None
+    head = _Packer(unicode_errors="surrogatepass")
+    return b"".join((
+        head.pack_map_header(count + 2), head.pack("id"), head.pack(id), head.pack("rev"), head.pack(rev), body[start:]
+    ))
+
+
+def unpack_whole(data: bytes) -> dict[Any, Any]:
+    """The record that pack_whole put together of parts that unpack_body has read before."""
+    return _unpackb(  # type: ignore[no-any-return]
+        data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_extension
+    )
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Containers lie deeper in it than that."""
+    if not depth:
+        return True
+    for item in value.values() if type(value) is dict else value:
+        kind = type(item)
+        if (kind is dict or kind is list) and _is_deeper(item, depth - 1):
+            return True
+    return False
 
 
 def unpack_value(data: bytes) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from mynosql.codec import is_flat, pack_body, unpack_body
+from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
 from mynosql.control import answer
 from mynosql.errors import (
     ForkError,
@@ -179,9 +179,11 @@ class MyNoSQL:
         id, given, body = split(rec)
         if id is None:
             id = node.next_id()
-        save = Save(pack_id(id), check_given(given), pack_body(body))
-        leaf = node.save(save, branch)
-        return join(id, rev_string(leaf), body if is_flat(body) else unpack_body(save.body))
+        if given is not None:
+            given = check_given(given)
+        packed, is_flat = pack_record(body)
+        leaf = node.save(Save(pack_id(id), given, packed), branch)
+        return {"id": id, "rev": rev_string(leaf), **(body if is_flat else unpack_body(packed))}
 
     def savedocs(self, recs: Iterable[Record]) -> list[Record]:
         """All records are saved, in one journal frame, or none is; returns them with `id` and `rev`, in order.
@@ -190,24 +192,25 @@ class MyNoSQL:
         """
         node = self._node()
         ids: list[Hashable] = []
-        bodies: list[Record] = []
+        bodies: list[Record | None] = []
         saves: list[Save] = []
         for position, rec in enumerate(recs):
             try:
                 id, given, body = split(rec)
                 if id is None:
                     id = node.next_id()
-                saves.append(Save(pack_id(id), check_given(given), pack_body(body)))
+                packed, is_flat = pack_record(body)
+                saves.append(Save(pack_id(id), check_given(given), packed))
             except RecordInvalid as error:
                 raise RecordInvalid(
                     f"record {position} of the batch: {error}; none of the batch was saved",
                     path=error.path, position=position,
                 ) from error
             ids.append(id)
-            bodies.append(body)
+            bodies.append(body if is_flat else None)
         leaves = node.save_many(saves)
         return [
-            join(id, rev_string(leaf), body if is_flat(body) else unpack_body(save.body))
+            join(id, rev_string(leaf), unpack_body(save.body) if body is None else body)
             for id, leaf, body, save in zip(ids, leaves, bodies, saves, strict=True)
         ]
 
@@ -233,19 +236,28 @@ class MyNoSQL:
         copy is returned, unless stale=False. confirm: ask the mirror before saying that an id does not exist.
         Raises RecordNotFound, RecordUnavailable, StorageCorrupt.
         """
-        node = self._node()
+        node = self._open
+        if node is None or self._forks != _forks.count or node.workers.failure is not None:
+            node = self._node()
         id_key = pack_id(id)
+        whole = node.store.whole(id_key) or node.read_whole(id_key)
+        if whole is not None:
+            return unpack_whole(whole)
+        is_read_again = type(id) is str and node.store.was_read(id_key)
         found = node.read(id_key)
         if found is None or found[1] is None:
             found = node.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)
         leaf, body = found[0], found[1]
         assert body is not None
         try:
-            return join(id, rev_string(leaf), unpack_body(body))
+            rec = {"id": id, "rev": rev_string(leaf), **unpack_body(body)}
         except ValueError as error:
             raise StorageCorrupt(
                 node.folder, None, f"record {id!r} cannot be unpacked: {error}; run 'mynosql check'"
             ) from error
+        if is_read_again:
+            node.keep_whole(id_key, leaf, pack_whole(str(id), rev_string(leaf), body))
+        return rec
 
     def readdocs(self, ids: Iterable[Hashable], timeout: float = 5.0) -> list[Record]:
         """The records of these ids in this order; those not held are fetched together. Raises what readdoc raises."""

@@ -221,6 +221,20 @@ class OpenDatabase:
             found = self.store.read(id_key)
         return None if found is None else (found[0].leaves[0], found[1])
 
+    def read_whole(self, id_key: bytes) -> bytes | None:
+        """The record as keep_whole was given it, if it has not changed since."""
+        whole = self.store.whole(id_key)
+        if whole is None:
+            with self.lock:
+                whole = self.store.whole_again(id_key)
+        return whole
+
+    def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes | None) -> None:
+        """A record is kept as its readers want it, packed with id and rev; None: it cannot be."""
+        if whole is not None:
+            with self.lock:
+                self.store.keep_whole(id_key, leaf, whole)
+
     def read_remote(
         self, id_key: bytes, id: Hashable, *, timeout_s: float, allow_stale: bool, confirm: bool
     ) -> tuple[Leaf, bytes]:

@@ -37,7 +37,7 @@ class OpenOptions:
     """The longest time a save waits for its fsync under "batch" while no other node listens; more spares SD cards."""
     memtable_bytes_max: int = 8 << 20
     """Saves collected in memory and in the journal before they are sealed into compressed blocks."""
-    cache_bytes_max: int = 24 << 20
+    cache_bytes_max: int = 32 << 20
     """Memory for records read before."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
-from mynosql.row import Entry, Row
+from mynosql.row import Entry, Leaf, Row
 from mynosql.store import recovery
 from mynosql.store.cache import Cache
 from mynosql.store.check import Checker
@@ -33,6 +33,8 @@ OWN_NOTES_PREFIX = "."
 """Notes of the store itself; callers neither see nor write them."""
 ABSENT_MAX = 4096
 """Ids remembered as unknown between two writes."""
+WHOLE_OVERHEAD_BYTES = 250
+"""What a kept whole costs beside its bytes: two objects' heads, the tuple of value and size, the dict's slot."""
 CACHED_OVERHEAD_BYTES = 700
 """What a cached record costs beside its body: key, entry, leaf and the dict's slot in CPython."""
 
@@ -58,7 +60,9 @@ class Store:
         self._feed = Feed(sealed)
         self._sealer = Sealer(files, index, options, unsealed, sealed, self._feed)
         self._memtable_bytes_max = options.memtable_bytes_max
-        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max)
+        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 3)
+        self._wholes: Cache[bytes, bytes] = Cache(options.cache_bytes_max * 2 // 3)
+        """Records read again and again, as the caller wants them packed."""
         self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max)
         self._absent: set[bytes] = set()
         self._is_closed = False
@@ -123,6 +127,29 @@ class Store:
         """
         hit = self._records.young.get(id_key)
         return hit[0] if hit is not None else self._read_uncached(id_key)
+
+    def was_read(self, id_key: bytes) -> bool:
+        """The record was read lately: it is worth keeping as the caller wants it."""
+        return id_key in self._records.young
+
+    def whole(self, id_key: bytes) -> bytes | None:
+        """What keep_whole() was given for the record as it is now; None: it was not, or is not kept any more.
+
+        The one call that needs no lock: it looks into a dict whose values never change, and a put has taken the
+        record out of it before it returns.
+        """
+        hit = self._wholes.young.get(id_key)
+        return None if hit is None else hit[0]
+
+    def whole_again(self, id_key: bytes) -> bytes | None:
+        """As whole(), for a record that was about to be forgotten: it is kept longer."""
+        return self._wholes.find(id_key)
+
+    def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes) -> None:
+        """whole is what the caller makes of the winner's body, if that is still the winner."""
+        entry = self.find(id_key)
+        if entry is not None and entry.winner == leaf:
+            self._wholes.put(id_key, whole, WHOLE_OVERHEAD_BYTES + len(id_key) + len(whole))
 
     def _read_uncached(self, id_key: bytes) -> tuple[Entry, bytes | None] | None:
         cached = self._records.find(id_key)
@@ -324,6 +351,7 @@ class Store:
             self._absent.clear()
         else:
             self._records.drop(id_key)
+            self._wholes.drop(id_key)
             self._entries.drop(id_key)
         unsealed.absorb(row, known, is_outside)
         return seq
@@ -355,6 +383,7 @@ class Store:
         for row, (known, is_outside) in zip(numbered, knowns, strict=True):
             if known is not None:
                 self._records.drop(row.id_key)
+                self._wholes.drop(row.id_key)
                 self._entries.drop(row.id_key)
             self._unsealed.absorb(row, known, is_outside)
 
@@ -488,6 +517,7 @@ class Store:
     def drop_caches(self) -> None:
         """Nothing is kept in memory that can be read again."""
         self._records.clear()
+        self._wholes.clear()
         self._entries.clear()
         self._sealed.drop_caches()
         self._feed.drop_caches()
