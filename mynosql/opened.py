@@ -28,7 +28,7 @@ from mynosql.replica import Fetch, Replica, World
 from mynosql.revision import conflicts_of, rev_string
 from mynosql.row import Entry, Leaf, Row
 from mynosql.store.folder import Folder
-from mynosql.store.index import SqliteIndex
+from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
@@ -45,7 +45,6 @@ _REASONS = {
 }
 
 
-INDEX_NAME = "index.sqlite"
 MEMTABLES_MAX = 4
 """One is written, one is sealed, two may wait; then saves wait."""
 
@@ -75,8 +74,8 @@ class OpenDatabase:
 
     def _build(self, folder: Folder, answer: Callable[[bytes], bytes]) -> None:
         options = self.options
-        self.store = Store.open(
-            folder.files, SqliteIndex(folder.files.path(INDEX_NAME)),
+        self.store: Store = open_store(
+            folder.files,
             StoreOptions(
                 memtable_bytes_max=options.memtable_bytes_max, cache_bytes_max=options.cache_bytes_max,
                 unsealed_bytes_max=MEMTABLES_MAX * options.memtable_bytes_max,
@@ -91,7 +90,7 @@ class OpenDatabase:
         )
         identity = folder.identity
         self.replica = Replica(
-            self.store, name=options.name, node=identity.node, is_moved=identity.is_moved,
+            self.store, name=options.name, node=identity.node, is_moved=identity.is_moved or self.store.is_rebuilt,
             is_mirror=check_mode(options.mode), world=world,
         )
         self._ledger: Ledger = self.replica.ledger

@@ -81,7 +81,7 @@ class Replica:
             notes[MODE_NOTE] = _mode_note(is_mirror)
         if notes:
             self._write_durably(notes)
-        self.ledger = Ledger(store, node=node, clock=HybridClock(store.hlc_max))
+        self.ledger = Ledger(store, node=node, clock=HybridClock.resumed(store.hlc_max, world.wall_ms()))
         complete = store.note(COMPLETE_NOTE)
         self._as_of_ms = int(complete) if complete else None
         self._outgoing: deque[tuple[int, Command]] = deque()
@@ -419,6 +419,7 @@ class Replica:
         """Another living node uses our id, or knows more of us than our disk does: we are somebody new from here on."""
         node = self._world.renew_node()
         self.ledger.rename(node)
+        self.store.node = node
         self._write_durably({INDEX_NOTE: self._world.mint(16)})
         return self.node.on_renewed(node, self.index_id, now)
 

@@ -153,7 +153,7 @@ _Add = Callable[..., argparse.ArgumentParser]
 
 def _add_demo(add: _Add) -> None:
     demo = add(
-        "demo", help="three nodes, a cut link, a killed mirror: watch nothing get lost (about 15 s)",
+        "demo", help="three nodes, a cut link, a killed mirror: watch nothing get lost (about 10 s)",
         description="Runs a mirror and two peers as processes on this machine, cuts a link, kills the mirror, and "
         "compares every record at the end. Exit code 1 if anything is missing. Works in a temporary folder.",
     )

@@ -24,6 +24,8 @@ from mynosql.store.types import FeedSlice
 
 SEGMENTS_KEPT = 2
 """Decoded segments in memory: two readers at different places do not throw each other out."""
+SLICES_UNUSED_MAX = 64
+"""A decoded segment goes when so many slices were read without it: who read it has gone on."""
 ROW_OVERHEAD_BYTES = 64
 """What a row counts for in a slice beside its id key and bodies: about what its leaves take when sent."""
 _seq_of = attrgetter("seq")
@@ -60,6 +62,9 @@ class Feed:
     ) -> FeedSlice:
         """Rows with after_seq < seq <= until_seq up to bytes_max. body_bytes_max: larger bodies are None, -1: all."""
         self._is_followed = True
+        self._clock += 1
+        if self._decoded:
+            self._drop_unused()
         rows: list[Row] = []
         spent = 0
         is_all_ids = not low and high is None
@@ -124,7 +129,6 @@ class Feed:
     # Segments
 
     def _decode(self, segment: Segment, bodies: bool) -> _Decoded:
-        self._clock += 1
         decoded = self._decoded.get(segment.number)
         if decoded is None or (bodies and not decoded.has_bodies):
             decoded = self._read(segment, bodies)
@@ -137,6 +141,10 @@ class Feed:
         kept[number] = decoded
         if len(kept) > SEGMENTS_KEPT:
             del kept[min((key for key in kept if key != number), key=lambda key: kept[key].used)]
+
+    def _drop_unused(self) -> None:
+        for number in [key for key, kept in self._decoded.items() if kept.used < self._clock - SLICES_UNUSED_MAX]:
+            del self._decoded[number]
 
     def _read(self, segment: Segment, bodies: bool) -> _Decoded:
         rows: list[Row] = []

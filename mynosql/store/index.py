@@ -192,6 +192,8 @@ _WAL_BYTES_KEPT = 4 << 20
 _ASKED_AT_ONCE = 500
 _HASHES_AT_ONCE = 10_000
 _BUSY_TIMEOUT_S = 30.0
+_SQL_ERRORS = (sqlite3.Error, UnicodeError)
+"""UnicodeError: sqlite3 fails to decode its own message when that quotes a damaged name."""
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -213,7 +215,7 @@ class SqliteIndex:
             self._twins = self._load_twins()
         except BaseException as error:
             self._abandon()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, _SQL_ERRORS):
                 self._raise_mapped(error)
             raise
 
@@ -222,7 +224,7 @@ class SqliteIndex:
             reader = self._take_reader()
             row = reader.execute(_PLACE_SQL, (short_hash,)).fetchone()
             self._readers.append(reader)
-        except sqlite3.Error as error:
+        except _SQL_ERRORS as error:
             self._raise_mapped(error)
         if row is None:
             return None
@@ -297,9 +299,9 @@ class SqliteIndex:
             _apply(connection, commit)
             connection.execute("COMMIT")
         except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*_SQL_ERRORS):
                 connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, _SQL_ERRORS):
                 self._raise_mapped(error)
             raise
         if commit.twins or commit.twins_removed:
@@ -328,7 +330,7 @@ class SqliteIndex:
                 self._readers.pop().close()
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             writer.close()  # the last connection: SQLite removes -wal and -shm
-        except sqlite3.Error as error:
+        except _SQL_ERRORS as error:
             self._raise_mapped(error)
         finally:
             self._abandon()
@@ -351,7 +353,7 @@ class SqliteIndex:
             reader = self._take_reader()
             rows = reader.execute(sql, values).fetchall()
             self._readers.append(reader)
-        except sqlite3.Error as error:
+        except _SQL_ERRORS as error:
             self._raise_mapped(error)
         for row in rows:
             if tuple(map(type, row)) != types:
@@ -378,7 +380,7 @@ class SqliteIndex:
         writer, self._writer = self._writer, None
         for connection in (*readers, writer):
             if connection is not None:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*_SQL_ERRORS):
                     connection.close()
 
     def _raise_closed(self) -> NoReturn:
@@ -387,7 +389,7 @@ class SqliteIndex:
     def _raise_wrong_types(self, table: str) -> NoReturn:
         raise StorageCorrupt(self.path, None, f"the index is damaged (a row of {table} cannot be); run checkdb")
 
-    def _raise_mapped(self, error: sqlite3.Error) -> NoReturn:
+    def _raise_mapped(self, error: Exception) -> NoReturn:
         _raise_mapped(error, self.path)
 
 
@@ -460,7 +462,7 @@ def _make(path: str) -> None:
             connection.close()
         os.chmod(tmp, 0o600)
         os.replace(tmp, path)
-    except sqlite3.Error as error:
+    except _SQL_ERRORS as error:
         _raise_mapped(error, path)
     except OSError as error:
         raise_mapped(error, path, "make the index")
@@ -481,7 +483,7 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _raise_mapped(error: sqlite3.Error, path: str) -> NoReturn:
+def _raise_mapped(error: Exception, path: str) -> NoReturn:
     text = str(error)
     if "disk is full" in text:
         raise StorageFull(f"{path}: no space for the index; free some space") from error

@@ -54,6 +54,7 @@ def open_store(
         with contextlib.suppress(StorageError):
             index.close()
         raise
+    store.is_rebuilt = True
     for problem in rebuilder.problems:
         store.note_problem(problem)
     store.note_problem(Problem(files.path(FILE_NAME), None, f"made anew from the shards, because: {reason}", 0))

@@ -9,12 +9,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
 from mynosql.store.filter import Filter
 from mynosql.store.index import BlockRow, Index, Placed, Segment
 from mynosql.store.shard import block_of, place_of
+
+
+_new_placed = partial(tuple.__new__, Placed)
 
 
 @dataclass(slots=True)
@@ -50,6 +54,10 @@ class Placer:
         maybe = self._filter.might_contain
         asked = [found for id_key, found in zip(id_keys, hashes, strict=True) if id_key in known_ids or maybe(found)]
         olds = self._index.places(asked) if asked else {}
+        if not olds and len(set(hashes)) == len(hashes):
+            # New ids only, as in a logger or a first sync: nothing to compare.
+            placement.places = list(map(_new_placed, sorted(zip(hashes, places, strict=True))))
+            return placement
         by_hash = sorted(zip(hashes, places, id_keys, strict=True), key=itemgetter(0))
         for found, group in groupby(by_hash, key=itemgetter(0)):
             members = [(place, id_key) for _, place, id_key in group]

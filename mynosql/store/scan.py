@@ -150,7 +150,7 @@ class _SegmentSource:
         try:
             while end - start > 1:
                 middle = (start + end) // 2
-                if self._sealed.head(blocks[middle].number).rows.id_key(0) <= low:
+                if self._sealed.first_key(blocks[middle].number) <= low:
                     start = middle
                 else:
                     end = middle

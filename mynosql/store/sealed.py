@@ -20,6 +20,9 @@ from mynosql.store.index import Index, Segment, short_hash
 from mynosql.store.shard import BlockHead, Bodies
 from mynosql.store.types import Problem, StoreOptions
 
+FIRST_KEYS_BYTES_MAX = 2 << 20
+"""First ids of some 8,000 blocks: of a million records."""
+FIRST_KEY_OVERHEAD_BYTES = 150
 PROBLEMS_MAX = 100
 """Damage met while reading is listed up to this many places; checkdb lists all of it."""
 
@@ -45,6 +48,7 @@ class Sealed:
         self.problems: list[Problem] = []
         self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
+        self._first_keys: Cache[int, bytes] = Cache(FIRST_KEYS_BYTES_MAX)
 
     # Looking up
 
@@ -104,6 +108,14 @@ class Sealed:
             head = shard.read_head(self.files, self._ref(number))
             self._heads.put(number, head, head.memory_bytes)
         return head
+
+    def first_key(self, number: int) -> bytes:
+        """The first id key of a block: kept longer than its head, because each page of a listing seeks anew."""
+        id_key = self._first_keys.find(number)
+        if id_key is None:
+            id_key = self.head(number).rows.id_key(0)
+            self._first_keys.put(number, id_key, len(id_key) + FIRST_KEY_OVERHEAD_BYTES)
+        return id_key
 
     def _ref(self, number: int) -> shard.BlockRef:
         block = self.index.block(number)
@@ -183,6 +195,7 @@ class Sealed:
         """Nothing decoded is kept in memory."""
         self._heads.clear()
         self._bodies.clear()
+        self._first_keys.clear()
 
 
 def complete_filter(sealed: Sealed, segments: Iterable[Segment]) -> None:

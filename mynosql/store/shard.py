@@ -111,7 +111,12 @@ def cut_blocks(rows: Iterable[Row], block_bytes_max: int = BLOCK_BYTES_MAX) -> I
     run: list[Row] = []
     body_bytes = head_cost = 0
     for row in rows:
-        row_bytes, row_cost = _body_bytes(row), _head_cost(row)
+        id_key, leaves, bodies, _, _, _, stale = row
+        if len(leaves) == 1 and stale is None and leaves[0].ancestry is None:
+            body = bodies[0]
+            row_bytes, row_cost = 0 if body is None else len(body), 24 + len(id_key) // 2
+        else:
+            row_bytes, row_cost = _body_bytes(row), _head_cost(row)
         is_full = body_bytes + row_bytes > block_bytes_max or head_cost + row_cost > HEAD_COST_MAX
         if run and (is_full or len(run) >= ROWS_A_BLOCK_MAX):
             yield run

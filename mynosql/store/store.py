@@ -53,6 +53,8 @@ class Store:
     """The records of one open database. Made by Store.open()."""
 
     def __init__(self, files: Files, index: Index, options: StoreOptions, sealed: Sealed, unsealed: Unsealed) -> None:
+        self.is_rebuilt = False
+        """The index was made anew at this opening: what others know of this node's history no longer fits."""
         self._files = files
         self._index = index
         self._sealed = sealed

@@ -162,8 +162,8 @@ class Chooser:
             return  # the network keeps dialling by itself
         self._trying = None
         hub.timers.cancel("try")
+        self._seek()  # before the old one is released: what was asked of it may wait for the next
         hub.dials.release(dialled, Purpose.FOLLOW)
-        self._seek()
 
     # What the dials tell
 

@@ -30,6 +30,8 @@ class Filler:
         self._must_scan = False
         self._is_looking = False
         self._rest_until = float("-inf")
+        self._tries = 0
+        """How often in a row something was held by nobody."""
         self._is_scanned = False
         """The last scan found nothing missing, and nothing came without its body since."""
         self._has_found = False
@@ -66,7 +68,7 @@ class Filler:
     def on_list(self) -> None:
         """The list of other mirrors changed: before the first feed is taken in, nobody can tell what is missing here."""
         hub = self._hub
-        if hub.members.candidates() and not hub.memory.cursors:
+        if hub.members.candidates() and not hub.memory.cursors and not hub.memory.is_synced:
             self._set_filling(True)
         elif hub.is_filling:
             hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
@@ -111,6 +113,8 @@ class Filler:
             self._scan_on(min(SCAN_IDS, room))
         elif not self._must_scan:
             self._check_full()
+        elif not self._asked and hub.dials.ready():
+            hub.timers.set_earlier("fill", self._rest_until, self._look)
 
     def _scan_on(self, limit: int) -> None:
         if not self._is_scanning:
@@ -147,6 +151,8 @@ class Filler:
         if len(result.id_keys) < limit:
             self._is_scanning = False
             self._is_scanned = not self._has_found
+            if self._is_scanned:
+                self._tries = 0
             self._must_scan |= self._has_found  # once more, to see that all came
         self._ask(result.id_keys)
         self._look()
@@ -184,6 +190,7 @@ class Filler:
         if self._has_failed or self._hub.is_filling:
             self._must_scan = True
             self._rest_until = self._hub.now
+            self._tries = 0
             self._hub.timers.set_earlier("fill", self._hub.now + self._hub.options.fill_grace_s, self._look)
 
     def _rest(self) -> None:
@@ -191,7 +198,9 @@ class Filler:
         hub = self._hub
         self._must_scan = True
         if self._rest_until <= hub.now:
-            self._rest_until = hub.now + hub.jitter(hub.options.fill_retry_s)
+            self._tries += 1
+            wait_s = hub.backoff(self._tries, hub.options.fill_retry_s, hub.options.fill_retry_s_max)
+            self._rest_until = hub.now + wait_s
             if hub.dials.ready():
                 hub.timers.set_earlier("fill", self._rest_until, self._look)
 

@@ -110,5 +110,7 @@ class SyncOptions:
     fill_ids_max: int = 4096
     """Ids remembered as missing; beyond that the index is scanned."""
     fill_in_flight: int = 256
-    fill_retry_s: float = 30.0
-    """Bodies that no mirror held are asked for again after this."""
+    fill_retry_s: float = 1.0
+    """Bodies that no mirror held are asked for again after this (the mirror asked may be fetching them itself), then
+    twice as late each time, with jitter."""
+    fill_retry_s_max: float = 30.0
