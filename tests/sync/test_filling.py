@@ -1,0 +1,152 @@
+"""A mirror gets every body that its index names, and says that it is filling until then."""
+
+from __future__ import annotations
+
+from mynosql.idkey import pack_id
+from mynosql.sync import messages as ms
+from mynosql.sync.options import SyncOptions
+from tests.sync.harness import World
+from tests.sync.rules import obeys
+
+
+@obeys("A mirror asks for bodies that did not come with their changes after a grace of 100 ms.")
+def test_a_body_too_large_to_be_published_is_fetched_after_the_grace() -> None:
+    world = World(seed=1)
+    one = world.mirror("m1", knows=["m2"])
+    other = world.mirror("m2", knows=["m1"])
+    world.run(2.0)
+    one.save("a", bytes(5000))
+    saved_at = world.now
+
+    world.run_until(lambda: other.body("a") is not None)
+
+    assert 0.1 <= world.now - saved_at < 0.15
+
+
+@obeys("A mirror asks for bodies that did not come with their changes after a grace of 100 ms.")
+def test_relayed_changes_are_not_fetched_when_their_bodies_come_by_themselves() -> None:
+    world = World(seed=1)
+    mirrors = [world.mirror(name, knows=["m1", "m2", "m3"]) for name in ("m1", "m2", "m3")]
+    world.run(2.0)
+    for number in range(50):
+        mirrors[number % 3].save(f"{number}", b"small")
+        world.run(0.01)
+    world.settle()
+    world.run(1.0)
+
+    assert world.sent(ms.Fetch) == []
+
+
+@obeys("A node that becomes a mirror is filling, on disk and announced, until it holds every body that its index names.")
+def test_a_peer_that_becomes_a_mirror_fills() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    for number in range(600):
+        mirror.save(f"{number:03}", bytes(3000 if number % 100 else 100_000))
+    world.settle()
+    assert len(peer.store.missing_bodies()) == 600
+
+    peer.set_mode(True)
+    assert peer.node.is_filling
+    assert peer.store.notes["filling"] == b"1"
+    world.run_until(lambda: mirror.node._hub.members.is_filling(peer.node_id))
+    peer.restart()
+    assert peer.node.is_filling
+    world.run_until(lambda: not peer.node.is_filling)
+
+    assert peer.store.missing_bodies() == []
+    assert peer.store.notes["filling"] == b"0"
+    world.run_until(lambda: not mirror.node._hub.members.is_filling(peer.node_id))
+    fetched = [len(message.id_keys) for message in world.sent(ms.Fetch, by="p1")]
+    assert sum(fetched) < 1300, "each body about once, though it was restarted in between"
+
+
+def test_a_first_mirror_is_full_at_once() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    mirror.save("a", b"1")
+    world.run(0.5)
+
+    assert not mirror.node.is_filling
+
+
+def test_a_new_mirror_of_a_mesh_is_filling_until_it_took_in_a_feed() -> None:
+    world = World(seed=1)
+    old = world.mirror("m1")
+    for number in range(50):
+        old.save(f"{number}", bytes(100_000))
+    world.run(0.1)
+    new = world.mirror("m2", knows=["m1"])
+    world.run(0.01)
+    assert new.node.is_filling
+
+    world.run_until(lambda: not new.node.is_filling)
+
+    assert new.store.missing_bodies() == []
+
+
+@obeys("Bodies that no mirror held are asked for again when another mirror is met, and after 1 s, 2 s … 30 s.")
+def test_what_nobody_held_is_asked_for_again_ever_later() -> None:
+    world = World(seed=1)
+    one = world.mirror("m1", knows=["m2"])
+    other = world.mirror("m2", knows=["m1"])
+    world.run(2.0)
+    other.save("a", bytes(5000))
+    row = other.store.rows[pack_id("a")]
+    other.store.rows[pack_id("a")] = row._replace(bodies=(None,))
+    world.run(200.0)
+    times = [sent.at for sent in world.log if isinstance(sent.message, ms.Fetch) and sent.sender == "m1"]
+    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert 0.7 < pauses[0] < 1.3
+    assert 22 < max(pauses) < 38
+    assert len(times) < 15
+
+    other.store.rows[pack_id("a")] = row
+    world.run_until(lambda: one.store.missing_bodies() == [], within_s=40.0)
+
+
+@obeys("Bodies that no mirror held are asked for again when another mirror is met, and after 1 s, 2 s … 30 s.")
+def test_another_mirror_is_asked_as_soon_as_it_is_met() -> None:
+    world = World(seed=1)
+    names = ("m1", "m2", "m3")
+    one, _, third = (world.mirror(name, knows=names) for name in names)
+    world.run(2.0)
+    world.on_deliver = lambda sent: not (isinstance(sent.message, ms.Bodies) and sent.sender == "m3")
+    third.save("a", bytes(5000))
+    world.run(3.0)
+    third.kill()
+    world.on_deliver = lambda sent: True
+    world.run(60.0)
+    assert one.leaves("a")
+    assert one.body("a") is None
+
+    third.start()
+
+    world.run_until(lambda: one.body("a") is not None, within_s=6.0)
+
+
+def test_more_missing_than_is_remembered_is_found_by_looking_through_the_index() -> None:
+    world = World(seed=1, latency_s=0.0001)
+    one = world.mirror("m1", knows=["m2"])
+    other = world.mirror("m2", knows=["m1"], options=SyncOptions(fill_ids_max=8, fill_in_flight=4))
+    world.run(2.0)
+    for number in range(100):
+        one.save(f"{number}", bytes(3000))
+    world.settle()
+
+    assert other.store.missing_bodies() == []
+
+
+def test_the_bodies_of_losing_leaves_are_filled_too() -> None:
+    world = World(seed=1)
+    one = world.mirror("m1", knows=["m2", "m3"])
+    other = world.mirror("m2", knows=["m1", "m3"])
+    world.mirror("m3", knows=["m1", "m2"])
+    world.run(2.0)
+    world.cut("m1", "m2")
+    one.save("a", bytes(5000))
+    other.save("a", bytes(100_000))
+    world.settle()
+
+    assert all(None not in machine.store.rows[pack_id("a")].bodies for machine in world.machines.values())
