@@ -135,6 +135,18 @@ def test_memory_holds_two_decoded_segments_at_most() -> None:
     assert len(store._feed._decoded) == 0
 
 
+def test_a_decoded_segment_goes_when_its_reader_has_gone_on() -> None:
+    store, _, _ = open_memory()
+    store.put([row_of(f"id-{n}", n) for n in range(20)])
+    seal(store)
+    store.put_one(row_of("new", 1))
+    assert len(feed_rows(store)) == 21
+    assert len(store._feed._decoded) == 1
+    for _ in range(feeds.SLICES_UNUSED_MAX + 1):
+        assert len(feed_rows(store, 20)) == 1
+    assert len(store._feed._decoded) == 0
+
+
 def test_segments_that_owe_nothing_are_not_read_for_the_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
     store, _, _ = open_memory()
     for owed in (False, True, False):
