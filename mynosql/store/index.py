@@ -328,8 +328,7 @@ class SqliteIndex:
         try:
             while self._readers:
                 self._readers.pop().close()
-            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            writer.close()  # the last connection: SQLite removes -wal and -shm
+            writer.close()  # the last connection: SQLite moves the log into the file and removes -wal and -shm
         except _SQL_ERRORS as error:
             self._raise_mapped(error)
         finally:

@@ -133,6 +133,21 @@ def test_frames_of_another_journal_inside_a_payload_are_not_taken_for_our_own() 
     assert read(files)[0] == [b"first", b"last"]
 
 
+def test_an_earlier_frame_of_the_same_journal_inside_a_payload_is_not_taken_again() -> None:
+    old = frames.pack_frame(7, 0, b"first")
+    files = journal_with([b"first", b"second", b"...." + old + b"....", b"last"])
+    files.damage(journal_name(7), offsets([b"first", b"second"])[2] + FRAME_HEADER.size, b"!")
+    assert read(files)[0] == [b"first", b"second", b"last"]
+
+
+def test_a_journal_under_the_name_of_another_gives_nothing() -> None:
+    files = journal_with([b"one", b"two"])
+    content = files.read(journal_name(7), 0, 999)
+    files.write_atomic(journal_name(8), content)
+    found, reader = read(files, 8)
+    assert (found, reader.end, reader.torn_bytes) == ([], 0, len(content))
+
+
 def test_a_payload_larger_than_the_read_window_and_frames_across_its_border_come_back() -> None:
     rng = Random(5)
     contents = [rng.randbytes(size) for size in (700_000, 700_000, 3 << 20, 0, 1)]

@@ -278,12 +278,17 @@ def test_readers_in_other_threads_see_whole_commits_while_a_job_commits(path: st
     assert wrong == []
 
 
-def test_reading_alone_needs_one_connection(path: str) -> None:
+def test_reading_alone_needs_one_connection(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     index = SqliteIndex(path)
+    index.place(0)
+
+    def refuse(path: str) -> sqlite3.Connection:
+        raise AssertionError("another connection was opened")
+
+    monkeypatch.setattr(module, "_connect", refuse)
     for n in range(5):
         index.place(n)
         index.segments()
-    assert len(index._readers) == 1
     index.close()
 
 
@@ -383,6 +388,35 @@ def opened_and_read(path: str) -> object:
     finally:
         with contextlib.suppress(StorageCorrupt):
             index.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("UPDATE place SET place='x' WHERE hash=9", lambda index: index.place(9)),
+        ("UPDATE place SET place=x'00' WHERE hash=9", lambda index: index.places([9])),
+        ("UPDATE block SET start='x'", lambda index: index.block(0)),
+        ("UPDATE block SET row_count=1.5", lambda index: index.blocks_of(0)),
+        ("UPDATE segment SET first_key='x'", lambda index: index.segments()),
+        ("UPDATE note SET value='x'", lambda index: index.note("a")),
+        ("UPDATE note SET key=x'80', value=x''", lambda index: index.notes()),
+        ("UPDATE counter SET value='x'", lambda index: index.journal_sealed),
+        ("DROP TABLE place", lambda index: index.place(9)),
+    ],
+)
+def test_a_value_that_cannot_be_there_is_corrupt(path: str, damage: str, read: Callable[[Index], object]) -> None:
+    index = SqliteIndex(path)
+    index.commit(Commit(
+        places=[Placed(9, 1)], segments=[segment(0, 0, 0)], blocks=[block(0, 0)], notes={"a": b"1"}, journal_sealed=1))
+    index.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    index = SqliteIndex(path)
+    with pytest.raises(StorageCorrupt, match="the index is damaged") as caught:
+        read(index)
+    assert caught.value.path == path
+    index.close()
 
 
 @pytest.fixture(scope="module")

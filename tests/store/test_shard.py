@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mynosql import codec
+from mynosql import batch, codec
 from mynosql.errors import FormatUnknown, StorageCorrupt
 from mynosql.row import NO_DIGEST, Ancestry, Leaf, Row, StaleBody, Version
 from mynosql.store import shard, streams
@@ -332,6 +332,31 @@ def test_even_a_forged_head_with_a_right_checksum_raises_nothing_but_corrupt(
     list(every_read(files, ref, BLOCKS[name]))
     with contextlib.suppress(StorageCorrupt):
         shard.verify_block(files, ref)
+
+
+def with_head(raw: bytes, *, row_count: int, head_raw: int | None = None) -> tuple[MemoryFiles, BlockRef]:
+    """A block of this raw head, without bodies, every checksum right: what no packing would ever make."""
+    rest = shard.HEADER.pack(
+        shard.BLOCK_MAGIC, shard.FORMAT, 0, 1, row_count, 0, head_raw or len(raw), len(raw), 0, 0, 0
+    )[8:] + raw
+    files = MemoryFiles()
+    block = shard.BLOCK_MAGIC + bytes([shard.FORMAT]) + shard.crc32(rest).to_bytes(4, "little") + rest
+    files.write_atomic(shard.shard_name(3), block)
+    return files, BlockRef(0, 3, 0, len(block), 0, row_count)
+
+
+@pytest.mark.parametrize(
+    ("raw", "row_count", "head_raw", "text"),
+    [
+        (b"rubbish", 8, None, "its head cannot be read"),
+        (batch.pack_head(HEADS[:2]), 8, None, "its head holds 2 rows instead of 8"),
+        (batch.pack_head(HEADS), 8, shard.HEAD_RAW_MAX + 1, "its head claims 67108865 bytes"),
+    ],
+)
+def test_a_head_that_no_packing_makes_is_corrupt(raw: bytes, row_count: int, head_raw: int | None, text: str) -> None:
+    files, ref = with_head(raw, row_count=row_count, head_raw=head_raw)
+    with pytest.raises(StorageCorrupt, match=text):
+        shard.read_head(files, ref)
 
 
 def test_a_shard_file_is_told_from_another_and_from_one_of_a_newer_format() -> None:
