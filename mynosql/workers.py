@@ -14,7 +14,11 @@ from collections.abc import Callable
 from mynosql.errors import MyNoSQLError, StorageFailed, StorageFull
 from mynosql.replica import Replica
 
-PRESSURE_SLOW = 0.5
+PRESSURE_SEAL = 0.5
+"""Up to this share sealing waits for a pause of the writers: it takes from them what they need to be fast in a burst."""
+SEAL_PAUSE_S = 0.1
+"""Nobody wrote for this long: a pause."""
+PRESSURE_SLOW = 0.75
 """From this share of the allowed unsealed bytes on, each save waits a little; at 1.0 until a seal is done."""
 PRESSURE_WAIT_S_MAX = 0.002
 FULL_RETRY_S = 1.0
@@ -161,6 +165,12 @@ class Workers:
                 self.changed.notify_all()
             self.on_durable()
 
+    def _wait_pause(self) -> bool:
+        """Waits until the writers pause or the pressure rises; True when they wrote meanwhile. Lock released."""
+        written = self._store.written
+        self._seal_wake.wait(SEAL_PAUSE_S)
+        return self._store.written != written
+
     def _is_sync_due(self) -> bool:
         return self._sync_at is not None and self._sync_at <= time.monotonic()
 
@@ -171,6 +181,8 @@ class Workers:
                 job = None
                 while not self._is_stopping:
                     now = time.monotonic()
+                    if self._store.is_seal_due and self._store.pressure < PRESSURE_SEAL and self._wait_pause():
+                        continue
                     if now >= retry_at:
                         job = self._store.seal_job(now)
                     if job is not None:
