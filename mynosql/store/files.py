@@ -9,8 +9,10 @@ tests/sim/memory_files.py, held to the same behaviour by tests/store/test_files.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
@@ -112,6 +114,32 @@ def _raise_unreadable(error: OSError, path: str, offset: int | None) -> NoReturn
     raise StorageFailed(f"{path}: cannot read: {error.strerror or error}; check the rights and try again") from error
 
 
+HELD_WRITE_BYTES_MAX = 8 << 10
+"""Appends up to this size keep the interpreter's lock: they only fill the page cache, about a microsecond, while
+giving the lock to a thread that computes (the sealer) and getting it back takes up to 5 ms, in the middle of a save."""
+
+
+def _find_held_write() -> Callable[[int, bytes, int], int] | None:
+    """libc's write(), called without releasing the lock; None where there is no such thing."""
+    try:
+        found = ctypes.PyDLL(None).write
+    except (OSError, AttributeError, TypeError):
+        return None
+    found.argtypes, found.restype = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t), ctypes.c_ssize_t
+    return found
+
+
+_held_write = _find_held_write()
+
+
+def _write(fd: int, data: bytes) -> int:
+    """os.write(); a short append without a change of threads."""
+    if _held_write is None or len(data) > HELD_WRITE_BYTES_MAX:
+        return os.write(fd, data)
+    count: int = _held_write(fd, data, len(data))
+    return count if count >= 0 else os.write(fd, data)  # again, for the error and for an interrupted call
+
+
 class DiskAppendFile:
     """AppendFile on a real descriptor. One owner at a time."""
 
@@ -130,7 +158,7 @@ class DiskAppendFile:
     def write(self, data: bytes) -> int:
         offset = self._size
         try:
-            count = os.write(self._fd, data)
+            count = _write(self._fd, data)
             if count != len(data):
                 self._write_rest(memoryview(data)[count:])
             self._size = offset + len(data)

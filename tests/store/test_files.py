@@ -175,12 +175,25 @@ class _Disk:
         self._answers = list(answers)
         self._write = os.write
         monkeypatch.setattr(os, "write", self)
+        monkeypatch.setattr("mynosql.store.files._held_write", None)
 
     def __call__(self, fd: int, data: bytes) -> int:
         answer = self._answers.pop(0) if self._answers else len(data)
         if isinstance(answer, BaseException):
             raise answer
         return self._write(fd, data[:answer])
+
+
+def test_a_short_append_that_libc_refuses_is_asked_of_the_system_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = DiskFiles(str(tmp_path))
+    file = files.open_append("a")
+    monkeypatch.setattr("mynosql.store.files._held_write", lambda fd, data, size: -1)
+    assert (file.write(b"123"), file.size) == (0, 3)
+    monkeypatch.undo()
+    assert file.write(b"456") == 3
+    assert files.read("a", 0, 99) == b"123456"
 
 
 def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
