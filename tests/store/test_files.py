@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
+from mynosql.store import files as module
 from mynosql.store.files import DiskFiles, Files
 from tests.sim.memory_files import MemoryFiles, PowerCut
 
@@ -172,6 +173,7 @@ class _Disk:
     """Stands in for os.write: gives what a test wants for the n-th call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: int | BaseException) -> None:
+        monkeypatch.setattr(module, "_held_write", None, raising=False)  # every write goes the way of large ones
         self._answers = list(answers)
         self._write = os.write
         monkeypatch.setattr(os, "write", self)

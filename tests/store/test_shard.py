@@ -297,6 +297,22 @@ def test_another_block_in_the_place_of_the_one_named_is_noticed() -> None:
         shard.read_head(files, first._replace(offset=first.offset + 1))
 
 
+def test_a_block_is_found_again_by_its_offset_alone() -> None:
+    """How a lost index is made anew: block by block from the start of each shard."""
+    blocks = list(BLOCKS.values())
+    files, refs = sealed(*blocks)
+    offset = shard.FILE_HEADER.size
+    for ref, rows in zip(refs, blocks, strict=True):
+        found = shard.ref_at(files, 3, offset)
+        assert (found, shard.read_rows(files, found)) == (ref, rows)
+        offset += found.head_bytes + found.body_bytes
+    assert offset == files.size(shard.shard_name(3))
+    for at in (0, offset, offset - 5, refs[1].offset + 1):
+        with pytest.raises(StorageCorrupt, match="no block starts here") as caught:
+            shard.ref_at(files, 3, at)
+        assert caught.value.offset == at
+
+
 def test_a_missing_shard_is_named() -> None:
     files, (ref,) = sealed(SMALL)
     with pytest.raises(StorageCorrupt, match="missing") as caught:
