@@ -103,7 +103,7 @@ def find_owner(port: int) -> tuple[int, str]:
 
     (0, "another process") where it cannot be found out: no /proc, or a process of another user.
     """
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, IndexError):
         links = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
         for process in _PROC.iterdir():
             if process.name.isdigit() and _has_open(process, links):

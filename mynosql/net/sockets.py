@@ -132,6 +132,7 @@ def make_local(context: Context, kind: int, options: NetOptions) -> Socket:
     """A socket of the control endpoint, whose frames may be as large as a record."""
     socket = _make(context, kind, options)
     socket.setsockopt(zmq.MAXMSGSIZE, options.control_bytes_max)
+    socket.setsockopt(zmq.IPV6, 0)  # or its loopback endpoint reads [::ffff:127.0.0.1]
     return socket
 
 
@@ -192,7 +193,7 @@ def bound_to(socket: Socket) -> str:
     """Where a socket was bound last, with the port that was picked: "tcp://host:port"."""
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
-    return endpoint.rstrip(b"\0").decode()
+    return endpoint.decode()
 
 
 def watch(context: Context, socket: Socket) -> Socket:
