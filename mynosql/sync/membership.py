@@ -127,6 +127,8 @@ class Membership:
                 is_news |= known.address != info.advertised
                 known.address, known.publisher_port = info.advertised, info.publisher_port
                 known.is_filling, known.met_at = info.is_filling, met_at
+                hub.has_news |= self._filling.get(info.node) is not info.is_filling
+                self._filling[info.node] = info.is_filling
         if is_news:
             self._on_news()
 
@@ -217,7 +219,9 @@ class Membership:
         if not hub.is_mirror or not self.learned:
             return
         message = Mirrors(mirrors=self.infos())
-        for link in (*hub.server.links(), *hub.dials.ready_links()):
+        served = hub.server.nodes()
+        dialled = [dialled.link for dialled in hub.dials.ready() if dialled.node not in served]
+        for link in (*hub.server.links(), *dialled):
             hub.send(link, message)
 
     # In which order to try them

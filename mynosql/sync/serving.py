@@ -211,6 +211,10 @@ class Server:
         """Those who reach us may be told loopback addresses, and tell them."""
         return self._hub.advertised is None or self._hub.advertised.is_loopback
 
+    def nodes(self) -> set[int]:
+        """Whom we serve."""
+        return {session.card.node for session in self._sessions.values()}
+
     def find(self, link: fx.Link) -> Served | None:
         return self._sessions.get(link)
 
