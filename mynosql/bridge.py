@@ -79,13 +79,14 @@ class Bridge:
         self.wake()
 
     def stop(self) -> None:
-        """Said Bye to all, sockets closed, threads joined."""
+        """Commands begun are answered, Bye is said to all, sockets are closed, threads joined."""
         with self._lock:
             self._replica.stop(time.monotonic())
             self._workers.sync_now()
-        self._io.stop()
+            self._workers.changed.notify_all()
         if self._control is not None:
-            self._control.shutdown(wait=False, cancel_futures=True)
+            self._control.shutdown(wait=True)
+        self._io.stop()
 
     def wake(self) -> None:
         """The I/O thread looks soon at what may leave. Any thread, cheap."""
@@ -206,7 +207,10 @@ class Bridge:
     def on_control(self, reply_to: bytes, payload: bytes) -> None:
         if self._control is None:
             self._control = ThreadPoolExecutor(CONTROL_THREADS_MAX, thread_name_prefix="mynosql-control")
-        self._control.submit(self._answer_control, reply_to, payload)
+        try:
+            self._control.submit(self._answer_control, reply_to, payload)
+        except RuntimeError:  # stop() takes no more: the answer is that the database closes
+            self._answer_control(reply_to, payload)
 
     def _answer_control(self, reply_to: bytes, payload: bytes) -> None:
         reply = self._answer(payload)

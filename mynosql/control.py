@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mynosql import errors
@@ -52,6 +52,11 @@ def answer(db: MyNoSQL, payload: bytes) -> bytes:
         return pack_value({"ok": _perform(db, payload)})
     except Exception as error:
         return pack_value(_describe(error))
+
+
+def refusal(error: MyNoSQLError) -> bytes:
+    """The packed answer to a request of which nothing was done."""
+    return pack_value(_describe(error))
 
 
 def _perform(db: MyNoSQL, payload: bytes) -> Any:
@@ -221,19 +226,17 @@ class RemoteDatabase:
         return _view(DocInfo, self._ask("info", id=id))
 
     def listdocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
-        return list(self.iterdocs(prefix, after, limit))
-
-    def iterdocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> Iterator[Any]:
-        """The ids of listdocs, asked for page by page as they are used."""
+        ids: list[Any] = []
         left = limit
         while left is None or left > 0:
             wanted = LIST_PAGE_MAX if left is None else min(left, LIST_PAGE_MAX)
             page = self._ask("ls", prefix=prefix, after=after, limit=wanted)
-            yield from page
+            ids += page
             if len(page) < wanted:
-                return
+                break
             after = page[-1]
             left = None if left is None else left - len(page)
+        return ids
 
     def syncstatus(self) -> SyncStatus:
         return _view(SyncStatus, self._ask("status"))

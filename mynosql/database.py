@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
-from mynosql.control import answer
+from mynosql.control import answer, refusal
 from mynosql.errors import (
     ForkError,
     MyNoSQLError,
@@ -163,7 +163,10 @@ class MyNoSQL:
         return self._node().endpoint
 
     def _answer(self, request: bytes) -> bytes:
-        """A command on this folder, from another process of this user."""
+        """A command on this folder, from another process of this user. Not begun any more once closing has begun."""
+        node = self._open
+        if node is None or node.is_closed:
+            return refusal(NotOpen("the process that has the database open is opening or closing it: ask again"))
         return answer(self, request)
 
     # Saving
@@ -243,7 +246,6 @@ class MyNoSQL:
         whole = node.store.whole(id_key) or node.read_whole(id_key)
         if whole is not None:
             return unpack_whole(whole)
-        is_read_again = type(id) is str and node.store.was_read(id_key)
         found = node.read(id_key)
         if found is None or found[1] is None:
             found = node.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)
@@ -255,8 +257,8 @@ class MyNoSQL:
             raise StorageCorrupt(
                 node.folder, None, f"record {id!r} cannot be unpacked: {error}; run 'mynosql check'"
             ) from error
-        if is_read_again:
-            node.keep_whole(id_key, leaf, pack_whole(str(id), rev_string(leaf), body))
+        if type(id) is str:
+            node.keep_whole(id_key, leaf, pack_whole(id, rec["rev"], body))
         return rec
 
     def readdocs(self, ids: Iterable[Hashable], timeout: float = 5.0) -> list[Record]:

@@ -115,6 +115,7 @@ class OpenDatabase:
             if self._is_closed:
                 return
             self._is_closed = True
+            self.workers.changed.notify_all()
         self._close_all()
 
     def _close_all(self) -> None:
@@ -174,7 +175,7 @@ class OpenDatabase:
         with self.lock:
             leaf = self._ledger.save(save, branch=branch, now_ms=wall_ms())
             workers.on_written()
-        if self._is_each or self.store.pressure > 0.5:
+        if self._is_each or workers.is_pressed:
             self._after_write()
         return leaf
 
@@ -346,6 +347,11 @@ class OpenDatabase:
         with self.lock:
             return self.workers.wait(lambda: self.store.head_seq > after_seq or is_over() or self._is_closed, timeout_s)
 
+    @property
+    def is_closed(self) -> bool:
+        """close() has begun."""
+        return self._is_closed
+
     def notify(self) -> None:
         with self.lock:
             self.workers.changed.notify_all()
@@ -369,7 +375,8 @@ class OpenDatabase:
                 )
             target = self.store.head_seq
             self.workers.sync_now()
-            return self.workers.wait(lambda: replica.is_delivered(target), timeout_s)
+            self.workers.wait(lambda: replica.is_delivered(target) or self._is_closed, timeout_s)
+            return replica.is_delivered(target)
 
     # Looking inside
 

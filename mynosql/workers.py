@@ -16,6 +16,8 @@ from mynosql.replica import Replica
 
 PRESSURE_SEAL = 0.5
 """Up to this share sealing waits for a pause of the writers: it takes from them what they need to be fast in a burst."""
+PRESSURE_CHECK_MASK = 31
+"""The pressure is looked at after each 32nd write: a memtable takes thousands."""
 SEAL_PAUSE_S = 0.1
 """Nobody wrote for this long: a pause."""
 PRESSURE_SLOW = 0.75
@@ -40,6 +42,10 @@ class Workers:
         self._sync_wake = threading.Condition(self.lock)
         self._seal_wake = threading.Condition(self.lock)
         self._sync_at: float | None = None
+        self.is_pressed = False
+        """Writers have to slow down."""
+        self._writes = 0
+        self._waiters = 0
         self._is_stopping = False
         self._is_seal_idle = False
         self._seal_at: float | None = None
@@ -70,9 +76,13 @@ class Workers:
         """Something was written to the store: arm the fsync, wake the sealer when it has work, tell the waiting."""
         if self._sync_at is None:
             self._arm_sync(0.0 if self._replica.has_listeners else self._fsync_interval_s)
-        if self._is_seal_idle and (self._seal_at is None or self._store.is_seal_due):
-            self._seal_wake.notify()
-        self.changed.notify_all()
+        self._writes += 1
+        if self.is_pressed or not self._writes & PRESSURE_CHECK_MASK or self._seal_at is None:
+            self.is_pressed = self._store.pressure >= PRESSURE_SLOW
+            if self._is_seal_idle and (self._seal_at is None or self._store.is_seal_due):
+                self._seal_wake.notify()
+        if self._waiters:
+            self.changed.notify_all()
 
     def _arm_sync(self, delay_s: float) -> None:
         due = time.monotonic() + delay_s
@@ -99,7 +109,11 @@ class Workers:
             rest_s = None if deadline is None else deadline - time.monotonic()
             if rest_s is not None and rest_s <= 0:
                 return False
-            self.changed.wait(rest_s)
+            self._waiters += 1
+            try:
+                self.changed.wait(rest_s)
+            finally:
+                self._waiters -= 1
 
     def wait_durable(self) -> None:
         """All that is written now is fsynced on return."""

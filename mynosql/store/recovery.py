@@ -161,11 +161,7 @@ class _Replayer:
         finally:
             file.close()
         reader = JournalReader(self._files, name)
-        counter = 0
         for frame in reader:
-            if frame.counter != counter:
-                self._is_gapped = True
-            counter = frame.counter + 1
             content = self._content(name, frame)
             if content is not None:
                 self._store.replay_frame(content.rows, self._believed(content))

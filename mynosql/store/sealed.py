@@ -54,6 +54,8 @@ class Sealed:
 
     def locate(self, id_key: bytes) -> Found | None:
         """The block and slot of the id's row, None when no sealed row has it. Raises StorageCorrupt."""
+        if not self.segments:
+            return None
         found = short_hash(id_hash(id_key))
         if not self.filter.might_contain(found):
             return None

@@ -62,9 +62,9 @@ class Store:
         self._feed = Feed(sealed)
         self._sealer = Sealer(files, index, options, unsealed, sealed, self._feed)
         self._memtable_bytes_max = options.memtable_bytes_max
-        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 3)
-        self._wholes: Cache[bytes, bytes] = Cache(options.cache_bytes_max * 2 // 3)
-        """Records read again and again, as the caller wants them packed."""
+        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 4)
+        self._wholes: Cache[bytes, bytes] = Cache(options.cache_bytes_max * 3 // 4)
+        """The same as the caller wants them packed."""
         self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max)
         self._absent: set[bytes] = set()
         self._is_closed = False
@@ -129,10 +129,6 @@ class Store:
         """
         hit = self._records.young.get(id_key)
         return hit[0] if hit is not None else self._read_uncached(id_key)
-
-    def was_read(self, id_key: bytes) -> bool:
-        """The record was read lately: it is worth keeping as the caller wants it."""
-        return id_key in self._records.young
 
     def whole(self, id_key: bytes) -> bytes | None:
         """What keep_whole() was given for the record as it is now; None: it was not, or is not kept any more.

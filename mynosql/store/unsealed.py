@@ -154,4 +154,3 @@ class Unsealed:
         self.active.tally = self.tally.pack()
         self.frozen.append(self.active)
         self.active = Memtable(self.tally.head_seq + 1)
-        self.active.frames = self.written
