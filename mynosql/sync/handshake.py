@@ -36,7 +36,8 @@ def is_young(hub: Hub) -> bool:
 def known_of(hub: Hub, card: Card) -> Known | None:
     """What we know of that node's history; None: nothing."""
     memory = hub.memory
-    found = [cursors[card.index_id] for cursors in (memory.cursors, memory.pushed) if card.index_id in cursors]
+    every = (memory.cursors, memory.pushed, memory.witnessed)
+    found = [cursors[card.index_id] for cursors in every if card.index_id in cursors]
     hlc = memory.hlc_of(card.node)
     if not found and not hlc:
         return None

@@ -60,6 +60,8 @@ class Memory:
         """Per index id: how far we pulled."""
         self.pushed: dict[bytes, Cursor] = {}
         """Per index id: how far it pushed to us."""
+        self.witnessed: dict[bytes, Cursor] = {}
+        """Per index id: the seq that changes of ours got there, as acknowledged."""
         self.offered: set[bytes] = set()
         """Index ids that have been offered what we hold."""
         self.confirmed: dict[int, int] = {}
@@ -86,6 +88,8 @@ class Memory:
                 self.cursors[bytes.fromhex(name)] = _cursor_from(value)
             elif kind == "pushed":
                 self.pushed[bytes.fromhex(name)] = _cursor_from(value)
+            elif kind == "witnessed":
+                self.witnessed[bytes.fromhex(name)] = _cursor_from(value)
             elif kind == "offered":
                 self.offered.add(bytes.fromhex(name))
             elif kind == "confirmed":
@@ -103,6 +107,11 @@ class Memory:
 
     def pushed_note(self, index_id: bytes, cursor: Cursor) -> dict[str, bytes]:
         return {f"pushed/{index_id.hex()}": _pack_cursor(cursor)}
+
+    def set_witnessed(self, index_id: bytes, cursor: Cursor) -> None:
+        if cursor.seq > self.witnessed.get(index_id, Cursor(0)).seq:
+            self.witnessed[index_id] = cursor
+            self._set_note(f"witnessed/{index_id.hex()}", _pack_cursor(cursor))
 
     def hlc_of(self, node: int) -> int:
         """The highest clock of a version of that node that came from itself; 0: none."""

@@ -268,6 +268,8 @@ class Ack:
     request: int
     index_id: bytes
     last: int
+    seq: int
+    """The mirror's own newest seq that the rows got; 0: they changed nothing. It must never know less again."""
     refused: tuple[Refusal, ...]
 
 

@@ -16,7 +16,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
-from mynosql.sync.memory import Rejected
+from mynosql.sync.memory import Cursor, Rejected
 from mynosql.sync.offering import Offering
 from mynosql.sync.receiving import ALL_BYTES, bare_leaves, held_leaves, without_leaves
 from mynosql.sync.wire import PUSH_ROWS_MAX
@@ -183,10 +183,17 @@ class Outbox:
             delivered = self._flight.popleft().last
         if delivered > self._hub.memory.delivered:
             self._hub.memory.set_delivered(delivered, is_kept=True)
+            self._witness(dialled, message.seq)
             self._hub.announce(fx.Kind.DELIVERED)
         self._arm()
         self._settle()
         self._read_on()
+
+    def _witness(self, dialled: Dialled, seq: int) -> None:
+        """What the mirror acknowledged it must still have when we meet again, whether we have pulled it back or not."""
+        card = dialled.card
+        if card is not None and seq > self._hub.memory.cursors.get(card.index_id, Cursor(0)).seq:
+            self._hub.memory.set_witnessed(card.index_id, Cursor(seq, 0, card.node, card.nonce))
 
     def _note_refused(self, batch: Batch, message: ms.Ack) -> None:
         """A refused change goes aside with its reason, and blocks nothing behind it."""

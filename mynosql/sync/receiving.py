@@ -32,6 +32,8 @@ class Incoming:
         self.large: deque[Row] = deque()
         """Rows of which a body is still to come, in pieces."""
         self.transfer: Transfer | None = None
+        self.seq = 0
+        """Our newest seq that its rows got."""
 
     def refuse(self, id_key: bytes, code: str, text: str) -> None:
         position = self.positions.get(id_key)
@@ -158,6 +160,7 @@ class Receiver:
             if session is not None:
                 self._hub.server.say_bye(session, ms.ByeCode.STORAGE, str(result.error))
             return False
+        incoming.seq = max(incoming.seq, result.last_seq)
         for refused in result.refused:
             incoming.refuse(refused.id_key, refused.code, refused.text)
         return True
@@ -167,7 +170,7 @@ class Receiver:
         self._incoming.pop(push.request, None)
         self._hub.memory.set_synced()
         self._hub.send(self._link, ms.Ack(
-            request=push.request, index_id=push.index_id, last=push.last,
+            request=push.request, index_id=push.index_id, last=push.last, seq=incoming.seq,
             refused=tuple(incoming.refused[position] for position in sorted(incoming.refused)),
         ))
 

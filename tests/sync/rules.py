@@ -16,12 +16,19 @@ def rules() -> list[str]:
     return [line[2:] for line in PROTOCOL.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
 
 
-def obeys(*sentences: str) -> Callable[[Test], Test]:
-    """The test shows these rules; each must be one, word for word."""
-    known = set(rules())
-    for sentence in sentences:
-        if sentence not in known:
-            raise ValueError(f"docs/PROTOCOL.md has no rule {sentence!r}")
+def rule_of(quoted: str) -> str:
+    """The rule that a test quotes: word for word, or from its beginning up to " …"; raises ValueError for none."""
+    beginning = quoted.removesuffix(" …")
+    found = [rule for rule in rules() if rule == quoted or (beginning != quoted and rule.startswith(beginning + " "))]
+    if len(found) != 1:
+        raise ValueError(f"docs/PROTOCOL.md has {len(found)} rules {quoted!r}, expected one")
+    return found[0]
+
+
+def obeys(*quoted: str) -> Callable[[Test], Test]:
+    """The test shows these rules."""
+    for sentence in quoted:
+        rule_of(sentence)
 
     def mark(test: Test) -> Test:
         return test

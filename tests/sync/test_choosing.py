@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from mynosql.address import Address
@@ -20,14 +22,14 @@ def mesh(*knows: str) -> tuple[World, Machine, Machine, Machine]:
     return world, mirrors[0], mirrors[1], peer
 
 
-@obeys("A peer tries the addresses that its user gave in their order, then those learned; full mirrors before filling ones.")
+@obeys("A peer tries the addresses that its user gave in their order, then those learned; full …")
 def test_the_users_order_counts() -> None:
     for first, second in (("m1", "m2"), ("m2", "m1")):
         _, _, _, peer = mesh(first, second)
         assert peer.follows == first
 
 
-@obeys("A peer tries the addresses that its user gave in their order, then those learned; full mirrors before filling ones.")
+@obeys("A peer tries the addresses that its user gave in their order, then those learned; full …")
 def test_a_full_mirror_comes_before_a_filling_one() -> None:
     world, first, _, peer = mesh()
     first.kill()
@@ -42,7 +44,7 @@ def test_a_full_mirror_comes_before_a_filling_one() -> None:
     world.run_until(lambda: peer.follows == "m1", within_s=40.0)
 
 
-@obeys("A peer tries the addresses that its user gave in their order, then those learned; full mirrors before filling ones.")
+@obeys("A peer tries the addresses that its user gave in their order, then those learned; full …")
 def test_a_learned_mirror_is_followed_when_the_given_one_is_gone() -> None:
     world, first, _, peer = mesh("m1")
     first.kill()
@@ -82,8 +84,8 @@ def test_the_first_choice_is_probed_every_10_s() -> None:
     real = world.dial
     world.dial = lambda client, address: (opened.append(world.now), real(client, address))[1]  # type: ignore[func-returns-value, method-assign]
     world.run(100.0)
-    pauses = [later - earlier for earlier, later in zip(opened, opened[1:], strict=False)]
-    assert 7.0 < min(pauses)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(opened)]
+    assert min(pauses) > 7.0
     assert max(pauses) < 16.5
     first.start()
     assert world.run_until(lambda: peer.follows == "m1", within_s=20.0) < 14.0
@@ -102,8 +104,8 @@ def test_a_mirror_that_refuses_is_asked_again_after_30_s() -> None:
     world.run(200.0)
 
     times = [sent.at for sent in world.log if isinstance(sent.message, ms.Hello)]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    assert 22.0 < min(pauses)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(pauses) > 22.0
     assert max(pauses) < 38.0
     assert mirror.node.connected == 0
 
@@ -119,7 +121,7 @@ def test_dead_addresses_are_tried_ever_more_rarely() -> None:
 
     assert 40 < len(dials) < 200
     early = [at for at in dials if at < 5]
-    late = [at for at in dials if 290 < at]
+    late = [at for at in dials if at > 290]
     assert len(late) < len(early)
     assert peer.node.has_live_mirror is False
 
@@ -145,7 +147,7 @@ def test_an_address_given_later_is_tried_when_the_only_one_is_dead() -> None:
     world.run_until(lambda: peer.follows == "m1", within_s=1.0)
 
 
-@obeys("A mirror whose link breaks, or that falls silent while active, is replaced within 5 s; an idle one that falls silent within 12 s.")
+@obeys("A mirror whose link breaks, or that falls silent while active, is replaced within 5 s; an …")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_silent_mirror_is_replaced_in_time(seed: int) -> None:
     for is_active, within_s in ((True, 5.0), (False, 12.0)):
@@ -160,7 +162,7 @@ def test_a_silent_mirror_is_replaced_in_time(seed: int) -> None:
         assert world.run_until(lambda peer=peer: peer.follows == "m2") < within_s  # type: ignore[misc]
 
 
-@obeys("A mirror whose link breaks, or that falls silent while active, is replaced within 5 s; an idle one that falls silent within 12 s.")
+@obeys("A mirror whose link breaks, or that falls silent while active, is replaced within 5 s; an …")
 def test_a_link_between_mirrors_that_falls_silent_is_made_anew() -> None:
     world, first, second, _ = mesh()
     world.run(30.0)

@@ -77,7 +77,7 @@ def test_an_answer_that_is_older_than_what_we_know_does_not_replace_it() -> None
     assert found.bodies == (b"body 0",), "the reader asked for no version: what the mirror had is an answer"
 
 
-@obeys("An answer that is older than what the index named when the read began is not taken for it: the next mirror is asked.")
+@obeys("An answer that is older than what the index named when the read began is not taken for it …")
 def test_a_mirror_that_lags_is_not_believed() -> None:
     world = World(seed=1)
     first = world.mirror("m1", knows=["m2"])
@@ -99,7 +99,7 @@ def test_a_mirror_that_lags_is_not_believed() -> None:
     assert peer.follows == "m1"
 
 
-@obeys("Not-held makes the asker try the next mirror; a peer dials it for that, and hangs up when it is not needed any more.")
+@obeys("Not-held makes the asker try the next mirror; a peer dials it for that, and hangs up when …")
 def test_not_held_leads_to_the_next_mirror() -> None:
     world = World(seed=1)
     filling = world.mirror("m1", knows=["m2"])
@@ -220,7 +220,7 @@ def test_a_cancelled_fetch_is_never_told() -> None:
 
 
 def test_fetches_end_when_the_database_closes() -> None:
-    world, _, peer = mirror_and_peer()
+    _world, _, peer = mirror_and_peer()
     request = peer.fetch("0")
 
     peer.stop()
@@ -241,7 +241,8 @@ def test_many_fetches_share_messages() -> None:
 
     del world.log[:]
     wanted = [
-        Wanted(request=5000 + number, id_key=pack_id(f"{number}"), deadline=world.now + 5) for number in range(100, 1000)
+        Wanted(request=5000 + number, id_key=pack_id(f"{number}"), deadline=world.now + 5)
+        for number in range(100, 1000)
     ]
     peer.perform(peer.node.fetch_many(wanted, world.now))
     assert [len(message.id_keys) for message in world.sent(ms.Fetch)] == [64] * 4
@@ -285,7 +286,7 @@ def test_a_fetch_without_an_answer_counts_as_not_held_there() -> None:
     assert peer.outcome(request) is fx.Outcome.NOT_HELD
 
 
-@obeys("A body that is put together is checked against its digest; a wrong one is dropped and asked of the next mirror.")
+@obeys("A body that is put together is checked against its digest; a wrong one is dropped and asked …")
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
 def test_a_wrong_body_is_asked_of_the_next_mirror(size: int) -> None:
     world = World(seed=1)

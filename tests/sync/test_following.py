@@ -136,7 +136,7 @@ def test_the_next_pull_leaves_before_the_answer_is_applied() -> None:
     assert pull.after == 4
 
 
-@obeys("Published changes that begin right after the cursor are applied; those behind it are ignored; a gap is pulled.")
+@obeys("Published changes that begin right after the cursor are applied; those behind it are …")
 def test_changes_in_sequence_behind_and_beyond() -> None:
     ghost = Ghost()
     ghost.entries(last=0)
@@ -280,7 +280,7 @@ def test_a_broken_body_does_not_stop_the_index() -> None:
     assert ghost.world.told("ghost", ms.Fetch)[-1].id_keys == (pack_id("a"),)
 
 
-@obeys("Only one mirror at a time sends bodies along with Entries; bodies that others would repeat are fetched as far as they are missing.")
+@obeys("Only one mirror at a time sends bodies along with Entries; bodies that others would repeat …")
 def test_a_new_mirror_gets_each_body_once() -> None:
     world = World(seed=1)
     for name in ("m1", "m2"):

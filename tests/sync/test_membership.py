@@ -167,7 +167,8 @@ def test_the_list_is_bounded() -> None:
     world.inject(peer, link, welcome(world.told("ghost", ms.Hello)[-1]))
     for start in (0, 200):
         world.inject(peer, link, ms.Mirrors(mirrors=tuple(
-            ms.MirrorInfo(1000 + number, Address(f"h{number}", PORT), 1, False, 0) for number in range(start, start + 200)
+            ms.MirrorInfo(1000 + number, Address(f"h{number}", PORT), 1, False, 0)
+            for number in range(start, start + 200)
         )))
 
     assert len(peer.node.addresses()) == 257

@@ -28,7 +28,7 @@ def rebuilt_mirror(*, options: SyncOptions | None = None) -> tuple[World, Machin
     return world, mirror, peer
 
 
-@obeys("A peer that meets an index id for the first time pulls all of it, then offers all that it holds and does not owe.")
+@obeys("A peer that meets an index id for the first time pulls all of it, then offers all that it …")
 def test_a_mirror_with_a_new_disk_gets_back_what_its_peer_holds() -> None:
     world, mirror, peer = rebuilt_mirror()
     mirror.start()

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from mynosql.sync import wire
-from tests.sync.rules import PROTOCOL, rules
+from tests.sync.rules import PROTOCOL, rule_of, rules
 
 
 def _quoted() -> set[str]:
@@ -14,7 +14,7 @@ def _quoted() -> set[str]:
     for path in Path(__file__).parent.glob("test_*.py"):
         for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "obeys":
-                found.update(argument.value for argument in part.args if isinstance(argument, ast.Constant))
+                found.update(rule_of(argument.value) for argument in part.args if isinstance(argument, ast.Constant))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from mynosql.idkey import pack_id
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
@@ -78,7 +80,7 @@ def test_publications_follow_each_other_without_a_gap() -> None:
     assert peer.leaves("same") == mirror.leaves("same")
 
 
-@obeys("Bodies up to 2 KiB are published to mirrors, and only for changes that entered the mirrors here; relayed changes carry entries only.")
+@obeys("Bodies up to 2 KiB are published to mirrors, and only for changes that entered the mirrors …")
 def test_small_bodies_travel_once_and_only_to_mirrors() -> None:
     world, (one, two, three) = mirrors("m1", "m2", "m3")
     peer = world.peer("p1", knows=["m1"])
@@ -143,15 +145,15 @@ def test_heartbeats_are_fast_while_active_and_slow_when_idle() -> None:
 
     for beats, seconds in ((active[3:], 1.0), (idle, 5.0)):
         times = [at for at, _ in beats]
-        pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert max(pauses) < seconds + 0.01
         assert min(pauses) > seconds - 0.01
     everything = published(world, ms.Heartbeat, by="m1")
-    for (at, beat), (next_at, _) in zip(everything, everything[1:], strict=False):
+    for (at, beat), (next_at, _) in itertools.pairwise(everything):
         assert next_at - at <= beat.next_ms / 1000 + 0.01  # type: ignore[attr-defined]
 
 
-@obeys("The first heartbeat comes soon after a Welcome, so that what was published before the subscription worked is seen to be missing.")
+@obeys("The first heartbeat comes soon after a Welcome, so that what was published before the …")
 def test_what_was_published_while_a_sub_connected_is_found_soon() -> None:
     world = World(seed=1)
     mirror = world.mirror("m1")

@@ -18,7 +18,7 @@ def pushed(world: World) -> list[bytes]:
     return [row.id_key for message in world.sent(ms.Push) for row in message.rows]
 
 
-@obeys("The outbox is the part of the feed that is owed and above the last acknowledged seq; it is read from disk, never kept in memory.")
+@obeys("The outbox is the part of the feed that is owed and above the last acknowledged seq; it is …")
 def test_what_was_saved_offline_goes_out_after_a_restart() -> None:
     world = World(seed=1)
     mirror = world.mirror("m1")
@@ -40,7 +40,7 @@ def test_what_was_saved_offline_goes_out_after_a_restart() -> None:
     assert int(peer.store.notes["delivered"]) == 5
 
 
-@obeys("The outbox is the part of the feed that is owed and above the last acknowledged seq; it is read from disk, never kept in memory.")
+@obeys("The outbox is the part of the feed that is owed and above the last acknowledged seq; it is …")
 def test_what_others_wrote_is_not_pushed_back() -> None:
     world = World(seed=1)
     mirror = world.mirror("m1")
@@ -73,7 +73,9 @@ def test_pushes_are_pipelined_up_to_the_credit() -> None:
     assert len(first) > 3
     assert (1 << 20) <= spent < (1 << 20) + (300 << 10)
 
-    world.inject(peer, link, ms.Ack(request=first[1].request, index_id=peer.index_id, last=first[1].last, refused=()))
+    world.inject(peer, link, ms.Ack(
+        request=first[1].request, index_id=peer.index_id, last=first[1].last, seq=0, refused=(),
+    ))
     world.run(0.01)
 
     assert len(world.told("ghost", ms.Push)) == len(first) + 1, "an acknowledgement gives credit, in whatever order"
@@ -97,7 +99,9 @@ def test_acknowledgements_out_of_order_leave_no_gap() -> None:
     one, two, three = world.told("ghost", ms.Push)
 
     def ack(push: ms.Push) -> None:
-        world.inject(peer, link, ms.Ack(request=push.request, index_id=peer.index_id, last=push.last, refused=()))
+        world.inject(peer, link, ms.Ack(
+            request=push.request, index_id=peer.index_id, last=push.last, seq=0, refused=(),
+        ))
 
     ack(three)
     ack(two)
@@ -128,7 +132,7 @@ def test_no_acknowledgement_before_the_fsync() -> None:
     assert mirror.body("a") == b"1"
 
 
-@obeys("A Push without its Ack is sent again, after a lost link at once, else after a while; pushing twice changes nothing.")
+@obeys("A Push without its Ack is sent again, after a lost link at once, else after a while …")
 def test_only_what_was_in_flight_is_sent_again_after_a_cut() -> None:
     world = World(seed=1, latency_s=0.02)
     mirror = world.mirror("m1")
@@ -152,7 +156,7 @@ def test_only_what_was_in_flight_is_sent_again_after_a_cut() -> None:
     assert mirror.store.head == 100, "what came twice changed nothing"
 
 
-@obeys("A Push without its Ack is sent again, after a lost link at once, else after a while; pushing twice changes nothing.")
+@obeys("A Push without its Ack is sent again, after a lost link at once, else after a while …")
 def test_a_push_whose_answer_is_lost_is_sent_again_later() -> None:
     world = World(seed=1)
     world.mirror("m1")
@@ -169,7 +173,7 @@ def test_a_push_whose_answer_is_lost_is_sent_again_later() -> None:
     assert pushed(world) == [pack_id("a"), pack_id("a")]
 
 
-@obeys("A refused row goes aside with its reason and blocks nothing; it is settled when the record is accepted later.")
+@obeys("A refused row goes aside with its reason and blocks nothing; it is settled when the record …")
 def test_a_refused_row_blocks_nothing_and_is_settled_later() -> None:
     world = World(seed=1)
     mirror = world.mirror("m1")
@@ -181,7 +185,8 @@ def test_a_refused_row_blocks_nothing_and_is_settled_later() -> None:
 
     assert mirror.body("before") == mirror.body("after") == b"1"
     assert peer.pending == 0
-    assert peer.node.rejected == {2: Rejected(pack_id("bad"), "refused-by-test", f"{pack_id('bad')!r}: refused-by-test")}
+    reason = f"{pack_id('bad')!r}: refused-by-test"
+    assert peer.node.rejected == {2: Rejected(pack_id("bad"), "refused-by-test", reason)}
     assert "refused-by-test" in str(peer.failures[-1])
     assert peer.announced[fx.Kind.REJECTED] == 1
     peer.restart()
@@ -225,7 +230,7 @@ def test_an_ack_that_refuses_what_was_not_pushed_breaks_the_protocol() -> None:
     push = world.told("ghost", ms.Push)[0]
 
     world.inject(peer, link, ms.Ack(
-        request=push.request, index_id=peer.index_id, last=1, refused=(ms.Refusal(1, "x", "y"),),
+        request=push.request, index_id=peer.index_id, last=1, seq=0, refused=(ms.Refusal(1, "x", "y"),),
     ))
 
     assert peer.follows is None

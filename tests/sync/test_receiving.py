@@ -49,7 +49,7 @@ def give_pieces(world: World, mirror: Machine, body: bytes | None) -> int:
     return len(asked)
 
 
-@obeys("The mirror fetches large bodies over the same link before it acknowledges their Push; smaller records of later Pushes do not wait for that.")
+@obeys("The mirror fetches large bodies over the same link before it acknowledges their Push …")
 def test_a_large_body_is_brought_before_the_ack_and_holds_nothing_up() -> None:
     world, mirror = make()
     small = Row(pack_id("small"), (leaf(b"s"),), (b"s",), 2)
@@ -104,7 +104,7 @@ def test_a_body_that_does_not_match_its_digest_is_refused() -> None:
     assert [(refusal.position, refusal.code) for refusal in ack.refused] == [(0, "body-wrong")]
 
 
-@obeys("A Push without its Ack is sent again, after a lost link at once, else after a while; pushing twice changes nothing.")
+@obeys("A Push without its Ack is sent again, after a lost link at once, else after a while …")
 def test_a_push_that_comes_again_does_not_bring_its_large_bodies_again() -> None:
     world, mirror = make()
     world.inject(mirror, LINK, push(1, bare("large", LARGE)))

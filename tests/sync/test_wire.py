@@ -36,7 +36,9 @@ ROWS = (row("a"), row("b", None), row("c", b"x" * 3000))
 BARE = row("d")._replace(bodies=(None,))
 
 MESSAGES: list[ms.Message] = [
-    hello(known=KNOWN, card=card(advertised=Address("::1", 8800), databases=(b"D" * 16, b"E" * 16), publisher_port=8801)),
+    hello(
+        known=KNOWN, card=card(advertised=Address("::1", 8800), databases=(b"D" * 16, b"E" * 16), publisher_port=8801),
+    ),
     welcome(hello(), known=KNOWN, mirrors=(MIRROR,)),
     ms.Refused(session=9, code=ms.RefusedCode.CLONE, text="no"),
     ms.Pull(request=1, index_id=b"I" * 16, after=7, prefixes=("a", "ü"), with_bodies=True),
@@ -51,7 +53,7 @@ MESSAGES: list[ms.Message] = [
     ms.Piece(request=3, is_held=True, data=b"p" * 131072),
     ms.Piece(request=3, is_held=False, data=b""),
     ms.Push(request=4, index_id=b"I" * 16, first=1, last=3, rows=ROWS),
-    ms.Ack(request=4, index_id=b"I" * 16, last=3, refused=(ms.Refusal(1, "body-wrong", "why"),)),
+    ms.Ack(request=4, index_id=b"I" * 16, last=3, seq=0, refused=(ms.Refusal(1, "body-wrong", "why"),)),
     ms.Offer(request=5, items=(ms.OfferItem(-1, b"12345678"), ms.OfferItem(2**62, b"abcdefgh"))),
     ms.Want(request=5, positions=(0, 1)),
     ms.Report(index_id=b"I" * 16, seq=99),
@@ -142,7 +144,7 @@ def _raw(message: ms.Message, **changes: Any) -> list[bytes]:
 PULL = ms.Pull(request=1, index_id=b"I" * 16, after=7, prefixes=(), with_bodies=True)
 FETCH = ms.Fetch(request=1, id_keys=())
 WANT = ms.Want(request=1, positions=())
-ACK = ms.Ack(request=1, index_id=b"I" * 16, last=1, refused=())
+ACK = ms.Ack(request=1, index_id=b"I" * 16, last=1, seq=0, refused=())
 PIECE = ms.FetchPiece(request=1, id_key=b"\x10a", version=Version(1, 1), offset=0, length=1)
 MIRROR_WIRE = [7, "tcp://m2:8800", 8801, True, 90]
 
