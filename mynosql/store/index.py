@@ -220,12 +220,13 @@ class SqliteIndex:
             raise
 
     def place(self, short_hash: int) -> int | None:
+        reader = self._take_reader()
         try:
-            reader = self._take_reader()
             row = reader.execute(_PLACE_SQL, (short_hash,)).fetchone()
-            self._readers.append(reader)
         except _SQL_ERRORS as error:
             self._raise_mapped(error)
+        finally:
+            self._readers.append(reader)
         if row is None:
             return None
         (place,) = row
@@ -342,18 +343,20 @@ class SqliteIndex:
         except IndexError:
             if not self._is_open:
                 self._raise_closed()
-            reader = _connect(self.path)
-            reader.execute("PRAGMA query_only=ON")
-            return reader
+        try:
+            return _connect(self.path, is_reader=True)
+        except _SQL_ERRORS as error:
+            self._raise_mapped(error)
 
     def _query(self, sql: str, types: tuple[type, ...], *values: int | str) -> list[Any]:
         """All rows, each a tuple of exactly these types: SQLite has no checksums, a flipped bit may change a type."""
+        reader = self._take_reader()
         try:
-            reader = self._take_reader()
             rows = reader.execute(sql, values).fetchall()
-            self._readers.append(reader)
         except _SQL_ERRORS as error:
             self._raise_mapped(error)
+        finally:
+            self._readers.append(reader)
         for row in rows:
             if tuple(map(type, row)) != types:
                 self._raise_wrong_types(sql.partition(" FROM ")[2].split()[0] if " FROM " in sql else sql)
@@ -468,7 +471,7 @@ def _make(path: str) -> None:
     DiskFiles(os.path.dirname(path)).sync_folder()
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, *, is_reader: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S)
     try:
         for pragma in (
@@ -476,6 +479,8 @@ def _connect(path: str) -> sqlite3.Connection:
             f"journal_size_limit={_WAL_BYTES_KEPT}", "temp_store=MEMORY",
         ):
             connection.execute(f"PRAGMA {pragma}")
+        if is_reader:
+            connection.execute("PRAGMA query_only=ON")
     except BaseException:
         connection.close()
         raise

@@ -282,7 +282,7 @@ def test_reading_alone_needs_one_connection(path: str, monkeypatch: pytest.Monke
     index = SqliteIndex(path)
     index.place(0)
 
-    def refuse(path: str) -> sqlite3.Connection:
+    def refuse(path: str, *, is_reader: bool) -> sqlite3.Connection:
         raise AssertionError("another connection was opened")
 
     monkeypatch.setattr(module, "_connect", refuse)
@@ -290,6 +290,20 @@ def test_reading_alone_needs_one_connection(path: str, monkeypatch: pytest.Monke
         index.place(n)
         index.segments()
     index.close()
+
+
+def test_a_read_that_fails_keeps_no_connection_open(path: str) -> None:
+    index = SqliteIndex(path)
+    assert index._writer is not None
+    index._writer.execute("DROP TABLE place")
+    for _ in range(3):
+        with pytest.raises(StorageCorrupt, match="no such table"):
+            index.place(1)
+        with pytest.raises(StorageCorrupt, match="no such table"):
+            index.places([1])
+    assert len(index._readers) == 1
+    index.close()
+    assert os.listdir(os.path.dirname(path)) == ["index"]
 
 
 def test_a_place_keeps_its_bytes(path: str) -> None:
