@@ -66,7 +66,7 @@ class Filler:
             hub.timers.set_earlier("fill", hub.now + hub.options.fill_grace_s, self._look)
 
     def on_list(self) -> None:
-        """The list of other mirrors changed: before the first feed is taken in, nobody can tell what is missing here."""
+        """The list of other mirrors changed: before a first feed is taken in, nobody can tell what is missing here."""
         hub = self._hub
         if hub.members.candidates() and not hub.memory.cursors and not hub.memory.is_synced:
             self._set_filling(True)

@@ -211,7 +211,9 @@ _SHAPES = (
     }),
     _Shape(9, ms.Piece, _SMALL, {"request": _REQUEST, "is_held": _FLAG}, "data"),
     _Shape(10, ms.Push, _SMALL, {"request": _REQUEST, "index_id": _ID, "first": _SEQ, "last": _SEQ}, "rows"),
-    _Shape(11, ms.Ack, 600 << 10, {"request": _REQUEST, "index_id": _ID, "last": _SEQ, "seq": _SEQ, "refused": _REFUSED}),
+    _Shape(11, ms.Ack, 600 << 10, {
+        "request": _REQUEST, "index_id": _ID, "last": _SEQ, "seq": _SEQ, "refused": _REFUSED,
+    }),
     _Shape(12, ms.Offer, _SMALL, {"request": _REQUEST}, "offers"),
     _Shape(13, ms.Want, 64 << 10, {"request": _REQUEST, "positions": _array(_number(OFFERS_MAX - 1), OFFERS_MAX)}),
     _Shape(14, ms.Report, _SMALL, {"index_id": _ID, "seq": _SEQ}),

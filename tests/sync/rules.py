@@ -19,7 +19,7 @@ def rules() -> list[str]:
 def rule_of(quoted: str) -> str:
     """The rule that a test quotes: word for word, or from its beginning up to " …"; raises ValueError for none."""
     beginning = quoted.removesuffix(" …")
-    found = [rule for rule in rules() if rule == quoted or (beginning != quoted and rule.startswith(beginning + " "))]
+    found = [rule for rule in rules() if rule == quoted or (beginning != quoted and rule.startswith(beginning))]
     if len(found) != 1:
         raise ValueError(f"docs/PROTOCOL.md has {len(found)} rules {quoted!r}, expected one")
     return found[0]
