@@ -17,7 +17,6 @@ from mynosql.store.filter import Filter
 from mynosql.store.index import BlockRow, Index, Placed, Segment
 from mynosql.store.shard import block_of, place_of
 
-
 _new_placed = partial(tuple.__new__, Placed)
 
 

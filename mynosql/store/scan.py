@@ -74,7 +74,7 @@ def scan(
         (low, _MemtableSource(memtable, missing_only)) for memtable in reversed(memtables) if memtable.rows
     ]
     sources += [
-        (max(low, segment.first_key), _SegmentSource(sealed, segment, memtables, missing_only))
+        (max(low, segment.first_key), _SegmentSource(sealed, segment, missing_only))
         for segment in reversed(sealed.segments)
         if segment.last_key >= low and (high is None or segment.first_key < high)
     ]
@@ -119,10 +119,9 @@ class _MemtableSource:
 
 
 class _SegmentSource:
-    def __init__(self, sealed: Sealed, segment: Segment, memtables: Sequence[Memtable], missing_only: bool) -> None:
+    def __init__(self, sealed: Sealed, segment: Segment, missing_only: bool) -> None:
         self._sealed = sealed
         self._segment = segment
-        self._memtables = memtables
         self._missing_only = missing_only
         self._block: BlockRow
         self._slot = 0
@@ -166,6 +165,6 @@ class _SegmentSource:
             is_hidden = self._sealed.problems and self._segment.dead
             return None if is_hidden and not self._sealed.is_current(entry.id_key, block.number, self._slot) else entry
         # Blocks without missing rows were left out, so a newer row of this id may not be among the runs.
-        if not is_missing(entry) or any(entry.id_key in memtable.rows for memtable in self._memtables):
-            return None
-        return entry if self._sealed.is_current(entry.id_key, block.number, self._slot) else None
+        if is_missing(entry) and self._sealed.is_current(entry.id_key, block.number, self._slot):
+            return entry
+        return None

@@ -90,6 +90,25 @@ def test_a_seal_that_did_not_come_to_its_commit_is_cut_off_again() -> None:
     assert store.check().problems == ()
 
 
+def test_half_a_seal_is_cut_off_and_its_rows_come_from_the_journal() -> None:
+    store, files, _ = open_memory(options=StoreOptions())
+    store.put([row_of(f"old-{n}", n) for n in range(10)])
+    seal_all(store)
+    start = files.size("shard-00000000")
+    rng = Random(4)
+    store.put([row_of(f"id-{n:04d}", rng.random()) for n in rng.sample(range(1500), 1500)])
+    job = store.seal_job(0.0, force=True)
+    assert job is not None
+    job.run()
+    blocks = [block for block in store._index.blocks_of(1) if block.offset >= start]
+    assert len(blocks) > 2
+    files.cut("shard-00000000", blocks[-1].offset)
+    again, _ = rebuilt(files)
+    assert again.counters == store.counters
+    assert len(feed_rows(again, bytes_max=1 << 20)) == 1510
+    assert files.size("shard-00000000") == start
+
+
 def test_colliding_ids_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (seal, sealed, check, rebuild):
         monkeypatch.setattr(module, "short_hash", lambda found: found & 3)
