@@ -25,7 +25,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.options import SyncOptions
 from mynosql.sync.wire import decode, encode
-from tests.sync.machine import PORT, Machine
+from tests.sync.machine import PORT, Machine, Subscription
 
 __all__ = ["PORT", "Machine", "World", "card", "hello", "welcome"]
 
