@@ -14,6 +14,7 @@ import pytest
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
 from mynosql.store import files as module
 from mynosql.store.files import DiskFiles, Files
+from tests.faults.small_disk import fill, small_disk
 from tests.sim.memory_files import MemoryFiles, PowerCut
 
 
@@ -173,11 +174,10 @@ class _Disk:
     """Stands in for os.write: gives what a test wants for the n-th call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: int | BaseException) -> None:
-        monkeypatch.setattr(module, "_held_write", None, raising=False)  # every write goes the way of large ones
+        monkeypatch.setattr(module, "_held_write", None)  # every write goes the way of large ones
         self._answers = list(answers)
         self._write = os.write
         monkeypatch.setattr(os, "write", self)
-        monkeypatch.setattr("mynosql.store.files._held_write", None)
 
     def __call__(self, fd: int, data: bytes) -> int:
         answer = self._answers.pop(0) if self._answers else len(data)
@@ -191,7 +191,7 @@ def test_a_short_append_that_libc_refuses_is_asked_of_the_system_again(
 ) -> None:
     files = DiskFiles(str(tmp_path))
     file = files.open_append("a")
-    monkeypatch.setattr("mynosql.store.files._held_write", lambda fd, data, size: -1)
+    monkeypatch.setattr(module, "_held_write", lambda fd, data, size: -1)
     assert (file.write(b"123"), file.size) == (0, 3)
     monkeypatch.undo()
     assert file.write(b"456") == 3
@@ -255,6 +255,34 @@ def test_a_failed_flush_names_the_file_and_what_to_do(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fdatasync", fail)
     with pytest.raises(StorageFailed, match=r"/a: cannot flush to disk: Input/output error; check the disk"):
         file.flush()
+
+
+@pytest.mark.parametrize("size", [3_000, 30_000])
+def test_a_disk_that_is_really_full_takes_no_part_of_a_write_and_goes_on_when_there_is_room(
+    tmp_path: Path, size: int
+) -> None:
+    with small_disk(tmp_path / "disk", size_bytes=128 << 10) as folder:
+        files = DiskFiles(str(folder))
+        file = files.open_append("a")
+        filler = fill(folder, leave_bytes=48 << 10)
+
+        def write_on() -> None:
+            for n in range(100):
+                file.write(bytes([n]) * size)
+
+        with pytest.raises(StorageFull, match="No space left on device; free some space"):
+            write_on()
+        written = file.size // size
+        assert file.size == files.size("a") == written * size > 0
+        with pytest.raises(StorageFull):
+            files.write_atomic("b", bytes(60_000))
+        assert files.list() == ["a", filler.name]
+        filler.unlink()
+        assert file.write(b"again") == written * size
+        file.flush()
+        assert files.read("a", written * size - 1, 9) == bytes([written - 1]) + b"again"
+        file.close()
+        files.close()
 
 
 def test_a_failed_replacement_leaves_the_old_content_and_no_stray_file(

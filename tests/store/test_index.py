@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mynosql.errors import FormatUnknown, StorageCorrupt, StorageError, StorageFailed, StorageFull
 from mynosql.store import index as module
 from mynosql.store.index import BlockRow, Commit, Index, Placed, Segment, SqliteIndex, short_hash
+from tests.faults.small_disk import fill, small_disk
 from tests.sim.memory_index import MemoryIndex
 
 
@@ -335,6 +336,22 @@ def test_a_full_disk_is_told_apart_and_the_index_goes_on_when_there_is_space(pat
     index.commit(Commit(places=[Placed(n, n) for n in range(20_000)]))
     assert index.place(19_999) == 19_999
     index.close()
+
+
+def test_a_disk_that_is_really_full_refuses_the_commit_and_takes_it_when_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_bytes=512 << 10) as folder:
+        index = SqliteIndex(str(folder / "index"))
+        index.commit(Commit(places=[Placed(1, 1)]))
+        filler = fill(folder, leave_bytes=64 << 10)
+        large = Commit(places=[Placed(n * 1000, n) for n in range(8_000)], notes={"a": b"1"})
+        with pytest.raises(StorageFull, match="no space for the index"):
+            index.commit(large)
+        assert (index.place(1), index.place(7_000_000), index.note("a")) == (1, None, b"")
+        filler.unlink()
+        index.commit(large)
+        assert (index.place(7_000_000), index.note("a")) == (7_000, b"1")
+        index.close()
+        assert os.listdir(folder) == ["index"]
 
 
 # Formats and damage
