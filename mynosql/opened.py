@@ -345,7 +345,8 @@ class OpenDatabase:
     def wait_change(self, after_seq: int, timeout_s: float | None, is_over: Callable[[], bool]) -> bool:
         """True once a change after that seq exists, or is_over(); False after timeout_s, or when closing."""
         with self.lock:
-            return self.workers.wait(lambda: self.store.head_seq > after_seq or is_over() or self._is_closed, timeout_s)
+            self.workers.wait(lambda: self.store.head_seq > after_seq or is_over() or self._is_closed, timeout_s)
+            return not self._is_closed and (self.store.head_seq > after_seq or is_over())
 
     @property
     def is_closed(self) -> bool:
