@@ -61,6 +61,7 @@ class Bridge:
             self._security.check_dial(parse_address(url))
         self._io = IoThread(self, folder=folder, security=self._security)
         self._workers.on_durable = self.wake
+        self._replica.before_long_work = self._send_ready
 
     # Life
 
@@ -227,12 +228,14 @@ class Bridge:
             self._after_input(written)
             commands = self._replica.take_outgoing()
             due = self._replica.next_due(now)
-        sent = 0
-        for command in commands:
-            sent += self._perform(command)
-        if sent:
-            self._replica.bytes_sent += sent
+        if commands:
+            with collector_paused():
+                self._replica.bytes_sent += sum(map(self._perform, commands))
         return due
+
+    def _send_ready(self) -> None:
+        """With the lock held, in the middle of an input: what may leave does so before long work begins."""
+        self._replica.bytes_sent += sum(map(self._perform, self._replica.take_outgoing()))
 
     def on_fail(self, error: BaseException) -> None:
         with self._lock:

@@ -31,6 +31,9 @@ MODE_NOTE = "mode"
 COMPLETE_NOTE = "complete"
 """Wall clock (ms, decimal) at which the index was last known complete; written when it first is, and at close."""
 
+LONG_WORK_ROWS = 64
+"""Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
+
 Command = fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe | fx.Send | fx.Publish
 """What is left to do for whoever owns the sockets."""
 
@@ -85,6 +88,8 @@ class Replica:
         complete = store.note(COMPLETE_NOTE)
         self._as_of_ms = int(complete) if complete else None
         self._outgoing: deque[tuple[int, Command]] = deque()
+        self.before_long_work: Callable[[], None] = lambda: None
+        """Called when what waits to be sent had better leave before many rows are applied."""
         self._fetches: dict[int, Fetch] = {}
         self._next_request = 1
         self._told_durable = store.durable_seq
@@ -303,6 +308,8 @@ class Replica:
             elif isinstance(effect, fx.Announce):
                 self._on_announce(effect.kind)
             else:
+                if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS and self._outgoing:
+                    self.before_long_work()
                 todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
 
     def _result_of(
