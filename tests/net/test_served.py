@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -189,27 +190,25 @@ def test_an_opening_of_a_newer_kind_is_refused_in_words(tmp_path: Path, monkeypa
 
 
 def test_the_connection_silent_for_longest_gives_way_to_one_too_many(tmp_path: Path) -> None:
-    options = NetOptions(served_max=3)
-    with Node(tmp_path / "a", options=options) as a:
+    with ExitStack() as closing, Node(tmp_path / "a", options=NetOptions(served_max=3)) as a:
         port = a.listen().address.port
-        clients = [Client(zmq.DEALER, port) for _ in range(4)]
+        clients = [closing.enter_context(Client(zmq.DEALER, port)) for _ in range(4)]
 
-        def begin(client: zmq.Socket[bytes]) -> Link:
-            client.send_multipart([b"", b"open", b"\x01", b""])
-            assert client.recv_multipart()[1] == b"ok"
-            return wait_until(lambda: a.seen.ups)[-1]
+        def begin(number: int) -> None:
+            clients[number].send_multipart([b"", b"open", b"\x01", b""])
+            assert clients[number].recv_multipart()[1] == b"ok"
+            wait_until(lambda: len(a.seen.ups) == number + 1)
 
-        links = [begin(client.socket) for client in clients[:3]]
-        clients[0].socket.send_multipart([b"not silent"])
+        for number in range(3):
+            begin(number)
+        clients[0].send_multipart([b"not silent"])
         wait_until(lambda: a.seen.frames)
         assert a.seen.downs == []
-        begin(clients[3].socket)
+        begin(3)
         wait_until(lambda: a.seen.downs)
-        assert a.seen.downs == [(links[1], "more than 3 nodes are connected")]
-        clients[1].socket.send_multipart([b"i am still here"])
-        assert clients[1].socket.recv_multipart() == [b"", b"again"]
-        for client in clients:
-            client.__exit__()
+        assert a.seen.downs == [(a.seen.ups[1], "more than 3 nodes are connected")]
+        clients[1].send_multipart([b"i am still here"])
+        assert clients[1].recv_multipart() == [b"", b"again"]
 
 
 def test_a_flood_of_subscriptions_is_thrown_away_with_the_publisher(tmp_path: Path) -> None:
