@@ -23,6 +23,8 @@ from mynosql.store.unsealed import Unsealed
 PRESET_BUSY, PRESET_IDLE = 1, 6
 """LZMA efforts: 6 takes five times as long for a tenth fewer bytes, so only when nobody writes (MEASURED.md)."""
 
+REPLAYED_MAX = 8
+"""Journals of killed processes that are sealed at once: each costs the next opening an fsync."""
 SPARE_JOURNAL_FROM = 0.5
 """Once the memtable is so full, the next fsync also makes the journal for the one after it."""
 
@@ -58,9 +60,14 @@ class Sealer:
         return self._unsealed.active.size_bytes >= self._options.memtable_bytes_max
 
     @property
+    def _is_ripe(self) -> bool:
+        """The active memtable is to be sealed without waiting for a quiet minute."""
+        return self.is_active_full or len(self._unsealed.active.replayed) >= REPLAYED_MAX
+
+    @property
     def is_due(self) -> bool:
         """A full memtable waits and no seal job is under way."""
-        waits = bool(self._unsealed.frozen) or self.is_active_full
+        waits = bool(self._unsealed.frozen) or self._is_ripe
         return waits and self._seal is None and self.read_only_reason is None
 
     def next_due(self, now: float) -> float | None:
@@ -107,7 +114,7 @@ class Sealer:
         if self._seal is not None or self.read_only_reason is not None:
             return None
         if not unsealed.frozen:
-            if unsealed.active.is_empty or not (force or is_idle or self.is_active_full):
+            if unsealed.active.is_empty or not (force or is_idle or self._is_ripe):
                 return None
             unsealed.freeze()
         index, segments = self._index, self._sealed.segments

@@ -6,6 +6,7 @@ import pytest
 
 from mynosql.errors import StorageCorrupt
 from mynosql.store.frames import FILE_HEADER
+from mynosql.store.sealer import REPLAYED_MAX
 from mynosql.store.store import Store, StoreOptions
 from tests.sim.memory_files import MemoryFiles
 from tests.sim.memory_index import MemoryIndex
@@ -71,6 +72,22 @@ def test_one_kill_after_another_keeps_all_and_sealing_takes_the_old_journals_alo
     assert files.list() == ["filter", "shard-00000000"]
     assert store.check().problems == ()
     assert reopen_killed(files, index).records == 15
+
+
+def test_journals_of_many_kills_are_sealed_at_once() -> None:
+    _, files, index = filled()
+    for turn in range(REPLAYED_MAX - 2):
+        files, index = files.copy(), index.crash()
+        store = Store.open(files, index, SMALL, node=NODE)
+        assert not store.is_seal_due
+        store.put_one(row_of(f"after-{turn}", turn))
+    store = Store.open(files.copy(), index.crash(), SMALL, node=NODE)
+    assert not store.is_seal_due
+    store.put_one(row_of("last", 1))
+    store = Store.open(store._files, index.crash(), SMALL, node=NODE)
+    assert store.is_seal_due
+    assert seal(store, force=False) == 1
+    assert store._files.list() == ["filter", "shard-00000000"]
 
 
 def test_many_replayed_journals_do_not_make_one_endless_memtable() -> None:
