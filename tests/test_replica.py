@@ -1,0 +1,320 @@
+"""The interpreter: what it does with effects, in their order, and what waits for which fsync. A scripted node asks."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from mynosql.address import Address
+from mynosql.errors import PeerError, StorageFull
+from mynosql.idkey import pack_id
+from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, Replica, World
+from mynosql.row import Version
+from mynosql.store.store import Store
+from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
+from tests.sim.memory_files import MemoryFiles
+from tests.sim.memory_index import MemoryIndex
+from tests.store.making import NODE, key, open_memory, remote_row, reopen_killed, row_of, sync
+
+LINK = fx.Link.served("aa")
+PING = ms.Ping(number=1)
+ACK = ms.Ack(request=1, index_id=bytes(16), last=1, seq=1, refused=())
+assert ACK.is_gated
+assert not PING.is_gated
+
+
+class ScriptedNode:
+    """Stands for the protocol: every input is written down and answered with the effects that are due."""
+
+    is_mirror = False
+    connected = 0
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.results: list[fx.Result] = []
+        self.answers: dict[str, list[list[fx.Effect]]] = {}
+
+    def addresses(self) -> list[Address]:
+        return []
+
+    def on_result(self, token: int, result: fx.Result, now: float) -> list[fx.Effect]:
+        self.results.append(result)
+        return self._next("on_result")
+
+    def cancel_fetch(self, request: int) -> None:
+        self.calls.append(("cancel_fetch", (request,)))
+
+    def _next(self, name: str) -> list[fx.Effect]:
+        waiting = self.answers.get(name)
+        return waiting.pop(0) if waiting else []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **options: Any) -> list[fx.Effect]:
+            self.calls.append((name, args))
+            return self._next(name)
+
+        return call
+
+
+class Made:
+    """A replica on memory doors with a scripted node, and the minted bytes counted."""
+
+    def __init__(self, **options: Any) -> None:
+        self.store: Store
+        self.files: MemoryFiles
+        self.index: MemoryIndex
+        self.store, self.files, self.index = open_memory()
+        self.minted = 0
+        self.replica = self.open(self.store, **options)
+        self.node = ScriptedNode()
+        self.replica.node = self.node  # type: ignore[assignment]
+
+    def mint(self, size: int) -> bytes:
+        self.minted += 1
+        return self.minted.to_bytes(size, "big")
+
+    def open(self, store: Store, *, is_moved: bool = False, is_mirror: bool | None = None) -> Replica:
+        world = World(wall_ms=lambda: 5_000_000, mint=self.mint, renew_node=lambda: 99, rng=random.Random(1))
+        return Replica(store, name="Test", node=NODE, is_moved=is_moved, is_mirror=is_mirror, world=world)
+
+    def perform(self, *effects: fx.Effect) -> None:
+        """The node asks for these."""
+        self.node.answers.setdefault("step", []).append(list(effects))
+        self.replica.step(0.0)
+
+    def taken(self) -> list[Any]:
+        return [getattr(command, "message", command) for command in self.replica.take_outgoing()]
+
+
+@pytest.fixture
+def made() -> Made:
+    return Made()
+
+
+def apply(*rows: Any, **options: Any) -> fx.Apply:
+    return fx.Apply(**{"token": 1, "rows": rows, "origin": fx.Origin.INDEX, **options})
+
+
+# The gate
+
+
+def test_a_gated_message_after_an_apply_leaves_only_once_that_is_fsynced(made: Made) -> None:
+    made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=ACK))
+    assert made.store.find(key("a")) is not None, "applied in memory at once"
+    assert made.taken() == []
+    assert made.replica.is_waiting_for_sync
+    sync(made.store)
+    assert made.taken() == [ACK]
+    assert not made.replica.is_waiting_for_sync
+
+
+def test_a_message_that_speaks_of_nothing_written_passes_at_once(made: Made) -> None:
+    made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=PING))
+    assert made.taken() == [PING]
+
+
+def test_a_gated_message_with_nothing_new_written_passes_at_once(made: Made) -> None:
+    sync(made.store)
+    made.perform(fx.Send(link=LINK, message=ACK))
+    assert made.taken() == [ACK]
+
+
+def test_nothing_overtakes_a_message_that_waits(made: Made) -> None:
+    hang_up = fx.HangUp(link=LINK)
+    made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=ACK), fx.Send(link=LINK, message=PING), hang_up)
+    assert made.taken() == []
+    sync(made.store)
+    assert made.taken() == [ACK, PING, hang_up]
+
+
+def test_a_write_behind_a_message_does_not_hold_it_back(made: Made) -> None:
+    made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=ACK))
+    job = made.store.sync_job()
+    assert job is not None
+    made.perform(apply(row_of("b", 1)), fx.Send(link=LINK, message=ACK))
+    job.run()
+    made.store.finish(job)
+    assert made.taken() == [ACK], "the second write is not in that fsync"
+    sync(made.store)
+    assert made.taken() == [ACK]
+
+
+def test_the_node_hears_of_each_durable_head_once(made: Made) -> None:
+    made.perform(apply(row_of("a", 1)))
+    made.replica.on_durable(0.0)
+    sync(made.store)
+    made.replica.on_durable(1.0)
+    made.replica.on_durable(2.0)
+    assert [args for name, args in made.node.calls if name == "on_durable"] == [(1, 1.0)]
+
+
+# Effects with results
+
+
+def test_results_go_back_before_the_effects_behind_them_end_and_theirs_come_last(made: Made) -> None:
+    made.node.answers["on_result"] = [[fx.SetNote(key="order", value=b"result")]]
+    made.perform(apply(row_of("a", 1)), fx.SetNote(key="order", value=b"list"))
+    assert made.store.note("order") == b"result"
+    (applied,) = made.node.results
+    assert isinstance(applied, fx.Applied)
+    assert (applied.first_seq, applied.last_seq) == (1, 1)
+
+
+def test_rows_and_notes_of_an_apply_are_one_frame_that_survives_a_kill(made: Made) -> None:
+    written = made.store.written
+    made.perform(apply(row_of("a", 1), notes={"cursor/x": b"7"}))
+    assert made.store.written == written + 1
+    again = reopen_killed(made.files, made.index)
+    assert (again.note("cursor/x"), again.records) == (b"7", 1)
+
+
+def test_only_pushed_rows_are_judged_as_pushed(made: Made) -> None:
+    made.perform(apply(remote_row("a", 1), origin=fx.Origin.PUSH), apply(remote_row("b", 1), origin=fx.Origin.FETCH))
+    assert [len(result.refused) for result in made.node.results if isinstance(result, fx.Applied)] == [1, 0]
+
+
+def test_a_full_disk_is_the_result_and_is_shown_and_nothing_is_taken(made: Made) -> None:
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.perform(apply(row_of("a", 1)))
+    (failed,) = made.node.results
+    assert isinstance(failed, fx.Failed)
+    assert isinstance(failed.error, StorageFull)
+    assert made.replica.last_error == "StorageFull: no room"
+    assert made.store.find(key("a")) is None
+
+
+def test_the_feed_is_read_by_prefixes(made: Made) -> None:
+    made.perform(apply(*(row_of(id, 1) for id in ("x/1", "y/1", "z/1"))))
+    for prefixes, expected in (((), ["x/1", "y/1", "z/1"]), (("y/",), ["y/1"]), (("x/", "z/"), ["x/1", "z/1"])):
+        made.perform(
+            fx.ReadFeed(token=2, after=0, until=9, bytes_max=1 << 20, body_bytes_max=0, prefixes=prefixes)
+        )
+        feed = made.node.results[-1]
+        assert isinstance(feed, fx.Feed)
+        assert [row.id_key for row in feed.rows] == [pack_id(id) for id in expected]
+        assert (feed.last, feed.more) == (3, False)
+
+
+def test_bodies_are_read_up_to_their_size_and_what_is_left_out_is_still_said_to_be_held(made: Made) -> None:
+    row = row_of("a", "x" * 100)
+    made.perform(apply(row, remote_row("b", 1)))
+    for limit, body in ((1 << 20, row.bodies[0]), (10, None)):
+        id_keys = (key("a"), key("b"), key("no"))
+        made.perform(fx.ReadBodies(token=2, id_keys=id_keys, body_bytes_max=limit, bytes_max=999))
+        held = made.node.results[-1]
+        assert isinstance(held, fx.Held)
+        a, b, absent = held.rows
+        assert a is not None
+        assert b is not None
+        assert (a.row.bodies, a.held, b.row.bodies, b.held, absent) == ((body,), 1, (None,), 0, None)
+
+
+def test_a_piece_of_a_body_is_read_by_its_version(made: Made) -> None:
+    row = row_of("a", "x" * 100)
+    made.perform(apply(row))
+    body = row.bodies[0]
+    assert body is not None
+    for version, data in ((Version(*row.leaves[0][1:3]), body[5:15]), (Version(1, 1), None)):
+        made.perform(fx.ReadPiece(token=2, id_key=key("a"), version=version, offset=5, length=10))
+        assert made.node.results[-1] == fx.Stretch(data=data)
+
+
+def test_offers_name_what_is_held_and_comparing_finds_what_is_lacked(made: Made) -> None:
+    made.perform(apply(row_of("a", 1), row_of("b", 1), remote_row("c", 1)))
+    made.perform(fx.ReadOffers(token=2, after_key=b"", limit=10, until_seq=100))
+    offers = made.node.results[-1]
+    assert isinstance(offers, fx.Offers)
+    assert [offer.id_key for offer in offers.offers] == [key("a"), key("b")]
+    a, b = ((offer.id_hash, offer.digest) for offer in offers.offers)
+    made.perform(fx.CompareOffers(token=3, offers=(a, (b[0], bytes(8)), (12345, bytes(8)))))
+    assert made.node.results[-1] == fx.Compared(wanted=(1, 2))
+
+
+# Fetches
+
+
+def test_a_fetch_is_done_when_the_node_says_so(made: Made) -> None:
+    row = row_of("a", 1)
+    (fetch,) = made.replica.fetch([key("a")], 5.0, False, 10.0)
+    (wanted,) = next(args[0] for name, args in made.node.calls if name == "fetch_many")
+    assert (wanted.request, wanted.id_key, wanted.deadline, wanted.version) == (fetch.request, key("a"), 15.0, None)
+    assert not fetch.is_done
+    made.perform(fx.FetchDone(request=fetch.request, outcome=fx.Outcome.FOUND, row=row))
+    assert (fetch.is_done, fetch.row, fetch.outcome, fetch.is_absent) == (True, row, fx.Outcome.FOUND, False)
+
+
+def test_the_fetch_of_a_known_record_asks_for_what_the_index_knows(made: Made) -> None:
+    row = remote_row("a", 1)
+    made.perform(apply(row))
+    made.replica.fetch([key("a")], 5.0, True, 0.0)
+    (wanted,) = next(args[0] for name, args in made.node.calls if name == "fetch_many")
+    assert (wanted.version, wanted.confirm) == (Version(row.leaves[0].hlc, row.leaves[0].node), True)
+
+
+def test_a_cancelled_fetch_is_forgotten_on_both_sides_and_a_late_answer_is_nothing(made: Made) -> None:
+    (fetch,) = made.replica.fetch([key("a")], 5.0, False, 0.0)
+    made.replica.cancel_fetch(fetch)
+    made.replica.cancel_fetch(fetch)
+    made.perform(fx.FetchDone(request=fetch.request, outcome=fx.Outcome.FOUND))
+    assert [name for name, _ in made.node.calls].count("cancel_fetch") == 1
+    assert not fetch.is_done
+
+
+def test_stopping_leaves_nobody_waiting_for_a_fetch(made: Made) -> None:
+    (fetch,) = made.replica.fetch([key("a")], 5.0, False, 0.0)
+    made.replica.stop(1.0)
+    assert fetch.is_done
+
+
+# Identity, mode, and what is remembered
+
+
+def test_renew_mints_node_and_index_anew_durably_before_the_node_goes_on(made: Made) -> None:
+    before = made.replica.index_id
+    seen: list[bool] = []
+    made.node.on_renewed = (  # type: ignore[attr-defined]
+        lambda node, index_id, now: seen.append(
+            (node, index_id) == (99, made.replica.index_id) and made.store.durable == made.store.written
+        ) or [fx.Send(link=LINK, message=PING)]
+    )
+    made.perform(fx.Renew(reason="a copied folder"))
+    assert seen == [True]
+    assert made.replica.index_id != before
+    assert (made.replica.ledger.node, made.store.node) == (99, 99)
+    assert made.taken() == [PING]
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_the_index_id_is_kept_unless_the_folder_moved(made: Made, is_moved: bool) -> None:
+    before = made.store.note(INDEX_NOTE)
+    again = made.open(reopen_killed(made.files, made.index), is_moved=is_moved)
+    assert (again.index_id == before) is not is_moved
+
+
+def test_the_mode_is_remembered_and_an_option_overrides_it() -> None:
+    made = Made(is_mirror=True)
+    assert made.store.note(MODE_NOTE) == b"mirror"
+    assert made.open(reopen_killed(made.files, made.index)).is_mirror
+    assert not made.open(reopen_killed(made.files, made.index), is_mirror=False).is_mirror
+
+
+def test_the_first_complete_index_is_remembered_at_once(made: Made) -> None:
+    assert made.replica.as_of is None
+    made.perform(fx.Announce(kind=fx.Kind.CONNECTED))
+    assert made.replica.as_of is None
+    made.perform(fx.Announce(kind=fx.Kind.CAUGHT_UP))
+    assert made.replica.as_of == 5000.0
+    assert reopen_killed(made.files, made.index).note(COMPLETE_NOTE) == b"5000000"
+
+
+
+
+def test_a_failure_is_shown_in_the_status(made: Made) -> None:
+    made.perform(fx.Fail(error=PeerError("odd bytes")))
+    assert made.replica.last_error == "PeerError: odd bytes"
