@@ -173,6 +173,18 @@ def test_the_process_bounds_the_waiting_that_a_request_asks_for() -> None:
     assert unpack_value(answer(patient, pack_value({"v": 1, "verb": "wait", "timeout": 1e9})))["ok"] is True
 
 
+def test_a_database_that_is_closing_does_nothing_and_says_so(make_db: Callable[..., Any]) -> None:
+    db = make_db()
+    node, ask = db._open, RemoteDatabase(lambda payload, timeout_s: db._answer(payload))
+    ask.savedoc({"id": "before"})
+    db.closedb()
+    for was in (node, None):
+        db._open = was
+        with pytest.raises(NotOpen, match="ask again"):
+            ask.savedoc({"id": "after"})
+    db.closedb()
+
+
 # Errors
 
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from mynosql.cli import jsonform
 from mynosql.cli.access import CONTACT_TIMEOUT_S, Access, reach
 from mynosql.cli.exits import NOT_FOUND, OK
-from mynosql.control import NOW, RemoteDatabase
+from mynosql.control import NOW
 from mynosql.errors import OptionInvalid, RecordInvalid
 
 BATCH_RECORDS = 500
@@ -35,7 +35,7 @@ def put(args: argparse.Namespace) -> int:
         raise OptionInvalid("no record: give JSON as an argument or on stdin")
     with reach(args, create=True) as access:
         for batch in _batches(first, recs):
-            for rec in access.db.savedocs(batch):
+            for rec in access.savedocs(batch):
                 if args.json:
                     _print_json({"id": rec["id"], "rev": rec["rev"]})
                 else:
@@ -50,7 +50,7 @@ def _wait_for_delivery(access: Access, wait_s: float | None) -> int:
         if access.pid is None and access.db.listpeers() and not access.db.waitsync(timeout=CONTACT_TIMEOUT_S):
             print("mynosql: saved, not on a mirror yet: sent when a process has the database open", file=sys.stderr)
         return OK
-    if access.db.waitsync(timeout=wait_s):
+    if access.call("waitsync", timeout=wait_s):
         return OK
     print(f"mynosql: saved here, but no mirror confirmed it within {wait_s:g} s", file=sys.stderr)
     return NOT_FOUND
@@ -110,7 +110,8 @@ def get(args: argparse.Namespace) -> int:
     with reach(args) as access:
         began = time.monotonic()
         access.wait_for_contact(args.timeout)
-        rec = access.db.readdoc(find_id(args, args.id), timeout=max(args.timeout - (time.monotonic() - began), 0.1))
+        left_s = max(args.timeout - (time.monotonic() - began), 0.1)
+        rec = access.call("readdoc", find_id(args, args.id), timeout=left_s)
         _print_json(rec, indent=None if args.json else 2)
     return OK
 
@@ -129,13 +130,10 @@ def ls(args: argparse.Namespace) -> int:
 
 
 def _ids(access: Access, prefix: str, after: Any, limit: int | None) -> Iterator[Any]:
-    if isinstance(access.db, RemoteDatabase):
-        yield from access.db.iterdocs(prefix, after, limit)
-        return
     left = limit
     while left is None or left > 0:
         wanted = LIST_PAGE if left is None else min(left, LIST_PAGE)
-        page = access.db.listdocs(prefix=prefix, after=after, limit=wanted)
+        page = access.call("listdocs", prefix=prefix, after=after, limit=wanted)
         yield from page
         if len(page) < wanted:
             return
@@ -148,7 +146,7 @@ def status(args: argparse.Namespace) -> int:
     with reach(args) as access:
         access.wait_for_contact()
         found = {
-            "name": args.name, "folder": access.folder, "process": access.pid, **_fields(access.db.syncstatus()),
+            "name": args.name, "folder": access.folder, "process": access.pid, **_fields(access.call("syncstatus")),
         }
     if args.json:
         _print_json({key: list(value) if isinstance(value, tuple) else value for key, value in found.items()})
@@ -192,7 +190,7 @@ def watch(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Prints what checkdb found."""
     with reach(args) as access:
-        report = access.db.checkdb()
+        report = access.call("checkdb")
     if args.json:
         _print_json({**_fields(report), "problems": [_fields(problem) for problem in report.problems]})
     else:

@@ -134,7 +134,7 @@ class NodeProcess:
         try:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: we have closed the pipe ourselves
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1.0)
             self.check()

@@ -37,6 +37,12 @@ UNIX_PATH_BYTES_MAX = 107
 REQUEST_FRAMES = 4
 """Routing id, token, number of the request, payload."""
 NUMBER_BYTES = 8
+LOOK_INTERVAL_S = 0.2
+"""How often a command that waits for its answer looks whether the process is still there."""
+
+
+class AnswerLost(MyNoSQLError):
+    """The process that was asked left the folder before it answered: what was asked may have been done or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +140,7 @@ class LocalClient:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Raises NotOpen when no process has this folder open."""
         record = Record.read(folder)
+        self._folder = folder
         if record is None:
             raise NotOpen(f"no process has the database in {os.fspath(folder)} open")
         _check_answers(record, folder)
@@ -146,20 +153,33 @@ class LocalClient:
         self._socket.connect(record.endpoint)
 
     def request(self, payload: bytes, timeout_s: float) -> bytes:
-        """The answer of that process. Raises MyNoSQLError when none came in time."""
+        """The answer of that process. Raises AnswerLost when it left the folder, MyNoSQLError when it is silent."""
         self._number += 1
         number = self._number.to_bytes(NUMBER_BYTES, "big")
         deadline = time.monotonic() + timeout_s
         self._socket.send_multipart([self._token, number, payload])
-        while (rest_s := deadline - time.monotonic()) > 0 and self._socket.poll(milliseconds(rest_s)):
-            answer = receive(self._socket, REQUEST_FRAMES)
-            # An earlier request may have been answered after its time.
-            if answer is not None and len(answer) == 2 and answer[0] == number:
-                return answer[1]
+        is_over = False
+        while not is_over and (rest_s := deadline - time.monotonic()) > 0:
+            is_over = self._is_server_gone()  # looked up before the last poll: its answer may be on the way
+            if self._socket.poll(milliseconds(min(rest_s, LOOK_INTERVAL_S))):
+                is_over = False
+                answer = receive(self._socket, REQUEST_FRAMES)
+                # An earlier request may have been answered after its time.
+                if answer is not None and len(answer) == 2 and answer[0] == number:
+                    return answer[1]
+        if is_over:
+            raise AnswerLost(
+                f"process {self._pid} closed the database or ended before it answered: look whether it was done"
+            )
         raise MyNoSQLError(
             f"process {self._pid} has the database open but did not answer within {timeout_s:g} s; it may be busy: try "
             "again, or look at what that process does"
         )
+
+    def _is_server_gone(self) -> bool:
+        """Another process, or none, has the folder now; ZeroMQ would wait for this one for ever."""
+        record = Record.read(self._folder)
+        return record is None or record.token != self._token or not _is_alive(record.pid)
 
     def close(self) -> None:
         self._socket.close(0)
@@ -175,10 +195,24 @@ class LocalClient:
 
 
 def request(folder: str | os.PathLike[str], payload: bytes, timeout_s: float) -> bytes:
-    """The answer of the process that has this folder open. Raises NotOpen when there is none, MyNoSQLError when it is
-    silent for timeout_s."""
+    """The answer of the process that has this folder open.
+
+    Raises NotOpen when there is none, AnswerLost when it leaves meanwhile, MyNoSQLError when silent for timeout_s.
+    """
     with LocalClient(folder) as client:
         return client.request(payload, timeout_s)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # there os.kill(pid, 0) would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _fits(path: str) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,7 @@ def start(*arguments: str, **added: str) -> subprocess.Popen[str]:
         command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
         env=environment(**added), start_new_session=True,
     )
+
+
+Run = Callable[..., Done]
+"""The fixture mynosql_here."""

@@ -9,7 +9,6 @@ import select
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,7 @@ from pathlib import Path
 import pytest
 
 from mynosql.cli import exits
-from mynosql.cli.demo_process import DemoFailed, NodeProcess
-from tests.cli.running import DEADLINE_S, ROOT, command_line, environment, run, start
-from tests.waiting import wait_until
+from tests.cli.running import DEADLINE_S, command_line, environment, run, start
 
 pytestmark = pytest.mark.slow
 DEMO_S_MAX = 30.0
@@ -137,47 +134,3 @@ def pid_of(temporary: Path, role: str) -> int:
         if "mynosql.cli.demo_worker" in line and f"{temporary}" in line and f'"role": "{role}"' in line:
             return int(path.parent.name)
     raise AssertionError(f"no {role} runs in {temporary}")
-
-
-def test_a_node_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) -> None:
-    (tmp_path / "n").mkdir()
-    (tmp_path / "n" / "Demo").write_text("a file where the database's folder should be")
-    node = NodeProcess("logger", str(tmp_path / "n"))
-    try:
-        wait_until(lambda: node.status or node._process.poll() is not None, DEADLINE_S)
-        with pytest.raises(DemoFailed, match=r"the logger's process ended by itself with code 1; its last .*Demo"):
-            node.check()
-    finally:
-        node.kill()
-
-
-def test_nodes_end_when_the_demo_is_gone(tmp_path: Path) -> None:
-    """Given a demo that is killed with SIGKILL, its nodes see their stdin end and close their databases."""
-    script = (
-        "import sys\nfrom mynosql.cli.demo_process import NodeProcess\n"
-        f"node = NodeProcess('logger', {str(tmp_path)!r})\n"
-        "while not node.is_open: pass\nprint(node.pid, flush=True)\nsys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [command_line()[0], "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env=environment(),
-    ) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        parent.kill()
-    wait_until(lambda: not _is_running(pid), DEADLINE_S)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_no_thread_of_a_closed_node_is_left(tmp_path: Path) -> None:
-    before = threading.active_count()
-    node = NodeProcess("logger", str(tmp_path))
-    wait_until(lambda: node.is_open, DEADLINE_S)
-    node.close()
-    assert threading.active_count() == before

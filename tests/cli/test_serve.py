@@ -89,6 +89,19 @@ def test_watch_shows_what_happens_in_another_process(tmp_path: Path) -> None:
         assert watching.wait(DEADLINE_S) == exits.INTERRUPTED
 
 
+def test_watch_ends_when_the_process_that_it_asks_is_gone(tmp_path: Path) -> None:
+    where = ("--location", str(tmp_path))
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with serving(tmp_path) as (process, _), start("watch", "Notes", "--all", *where) as watching:
+            assert watching.stdout is not None
+            assert watching.stderr is not None
+            run("put", "Notes", f"by-{number}", "{}", *where)
+            wait_until(lambda out=watching.stdout, id=f"by-{number}": out.readline().startswith(id), DEADLINE_S)
+            process.send_signal(number)
+            assert watching.wait(DEADLINE_S) == exits.UNAVAILABLE
+            assert watching.stderr.read().count("\n") == 1
+
+
 def test_a_record_put_on_a_peer_is_got_from_the_mirror_and_the_other_way_round(tmp_path: Path) -> None:
     with serving(tmp_path / "mirror") as (_, endpoint):
         peer = ("--location", str(tmp_path / "peer"))
