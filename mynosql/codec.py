@@ -101,7 +101,7 @@ def unpack_body(data: bytes) -> dict[Any, Any]:
     except Exception as error:
         raise _unreadable(error) from error
     if type(body) is dict and (
-        _is_flat(map(type, body.values())) and _is_flat(map(type, body)) or _is_plain(data, body)
+        (_is_flat(map(type, body.values())) and _is_flat(map(type, body))) or _is_plain(data, body)
     ):
         return body
     body = _decoded(body)

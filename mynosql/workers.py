@@ -18,6 +18,8 @@ PRESSURE_SEAL = 0.5
 """Up to this share sealing waits for a pause of the writers: it takes from them what they need to be fast in a burst."""
 PRESSURE_CHECK_MASK = 31
 """The pressure is looked at after each 32nd write: a memtable takes thousands."""
+SEAL_DELAY_S_MAX = 2.0
+"""A full memtable waits no longer than this for a pause."""
 SEAL_PAUSE_S = 0.1
 """Nobody wrote for this long: a pause."""
 PRESSURE_SLOW = 0.75
@@ -49,6 +51,7 @@ class Workers:
         self._is_stopping = False
         self._is_seal_idle = False
         self._seal_at: float | None = None
+        self._due_since: float | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -179,6 +182,15 @@ class Workers:
                 self.changed.notify_all()
             self.on_durable()
 
+    def _may_put_off(self, now: float) -> bool:
+        """A seal is due, but there is room, and it has not waited for long."""
+        if not self._store.is_seal_due:
+            self._due_since = None
+            return False
+        if self._due_since is None:
+            self._due_since = now
+        return self._store.pressure < PRESSURE_SEAL and now - self._due_since < SEAL_DELAY_S_MAX
+
     def _wait_pause(self) -> bool:
         """Waits until the writers pause or the pressure rises; True when they wrote meanwhile. Lock released."""
         written = self._store.written
@@ -195,7 +207,7 @@ class Workers:
                 job = None
                 while not self._is_stopping:
                     now = time.monotonic()
-                    if self._store.is_seal_due and self._store.pressure < PRESSURE_SEAL and self._wait_pause():
+                    if self._may_put_off(now) and self._wait_pause():
                         continue
                     if now >= retry_at:
                         job = self._store.seal_job(now)

@@ -12,6 +12,8 @@ from tests.faults.processes import PythonChild
 
 KILLS = 200
 CHECK_EVERY = 20
+UNSEALED_BYTES_MAX = 5 * 65536
+"""Four memtables may be unsealed, and one more whose journal was sealed but not removed yet."""
 
 SAVER = """
 import os, sys, mynosql
@@ -39,8 +41,8 @@ def test_200_kills_lose_no_acknowledged_save_and_sealing_goes_on(tmp_path: Path)
             child.kill()
             last = max([moment, *(n for n in child.drain() if isinstance(n, int))])
         acknowledged[cycle] = last + 1
-        journals = [path for path in folder.iterdir() if path.name.startswith("journal")]
-        assert len(journals) <= 6, "sealing goes on: journals are dropped as their rows reach the shards"
+        journal_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith("journal"))
+        assert journal_bytes <= UNSEALED_BYTES_MAX, "sealing goes on: journals go as their rows reach the shards"
         if cycle % CHECK_EVERY == CHECK_EVERY - 1:
             check_all(tmp_path, acknowledged)
     shard_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith("shard"))
