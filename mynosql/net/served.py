@@ -196,7 +196,10 @@ class Listener:
         world = self._world
         world.counters.subscription_floods += 1
         if world.security.secret is not None:
-            world.security.ban(str(head.get("User-Id")))
+            user_id = str(head.get("User-Id"))
+            world.security.ban(user_id)
+            for routing_id in [key for key, served in self._served.items() if served.user_id == user_id]:
+                self._end_soon(routing_id, "the node flooded our publisher with topics")
         self._close_publisher(0)
         self._rebind_later(0)
 

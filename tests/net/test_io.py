@@ -163,10 +163,9 @@ def test_a_node_listens_again_at_once_where_it_listened_before(tmp_path: Path) -
         assert a.listen(there.address.port) == there
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
-def test_an_address_of_another_machine_cannot_be_listened_on(tmp_path: Path, host: str) -> None:
+def test_an_address_of_another_machine_cannot_be_listened_on(tmp_path: Path) -> None:
     with Node(tmp_path / "a", insecure=True) as a, pytest.raises(ListenFailed, match="is not one of this machine"):
-        a.io.listen(host, 0)
+        a.io.listen("192.0.2.1", 0)
 
 
 def test_a_name_to_listen_on_that_does_not_resolve_is_an_error(tmp_path: Path) -> None:

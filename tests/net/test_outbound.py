@@ -12,6 +12,8 @@ import zmq
 
 from mynosql.address import Address
 from mynosql.net import sockets
+from mynosql.net.options import Listening, NetOptions
+from tests.faults.proxy import Proxy
 from tests.net.recorder import QUICK, Node, linked, wait_equal, wait_published
 from tests.waiting import wait_until
 
@@ -78,6 +80,37 @@ def test_what_was_sent_before_the_end_arrives(tmp_path: Path) -> None:
             a.seen.when_woken = lambda: a.io.send(served, [b"bye"])
         wait_until(lambda: dialled not in b.seen.up)
         assert ([b"bye"] in [frames for _, frames, _ in b.seen.frames])
+
+
+def test_a_link_that_carries_nothing_any_more_goes_down_and_comes_back(tmp_path: Path) -> None:
+    """A pulled cable: TCP is content for hours, the heartbeats of the dialling side are not."""
+    options = NetOptions(heartbeat_s=0.05, heartbeat_timeout_s=0.2, retry_s_min=0.01, retry_s_max=0.1)
+    with Node(tmp_path / "a") as a, Proxy("127.0.0.1", a.listen().address.port) as proxy:
+        there = Listening(address=Address("127.0.0.1", proxy.port), publisher=Address("127.0.0.1", proxy.port + 1))
+        with Node(tmp_path / "b", options=options) as b:
+            link = b.dial(there.address)
+            b.subscribe(there)
+            b.wait_up(link)
+            wait_published(a, b, b"before")
+            proxy.black_hole()
+            wait_until(lambda: link not in b.seen.up)
+            proxy.restore()
+            b.wait_up(link)
+            wait_published(a, b, b"after")
+
+
+def test_a_link_that_is_reset_goes_down_at_once_and_comes_back(tmp_path: Path) -> None:
+    with Node(tmp_path / "a") as a, Proxy("127.0.0.1", a.listen().address.port) as proxy, Node(tmp_path / "b") as b:
+        link = b.dial(Address("127.0.0.1", proxy.port))
+        b.wait_up(link)
+        cut_at = time.monotonic()
+        proxy.cut()
+        wait_until(lambda: link not in b.seen.up)
+        assert time.monotonic() - cut_at < 2.0
+        proxy.restore()
+        b.wait_up(link)
+        b.send(link, b"hello")
+        wait_until(lambda: [frames for _, frames, _ in a.seen.frames] == [[b"hello"]])
 
 
 def test_hang_up_of_a_dial_ends_it_without_a_word_to_the_handler(tmp_path: Path) -> None:

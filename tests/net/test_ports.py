@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -96,9 +95,19 @@ def test_the_owner_of_a_port_is_named_without_its_secrets() -> None:
     assert text == f"process {pid} ({sys.executable} -c)"
 
 
-def test_ipv6_listeners_are_found_too() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
-        assert find_owner(server.getsockname()[1])[0] == os.getpid()
+def test_ipv6_listeners_are_found_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net").mkdir()
+    any_host = "0" * 32
+    (tmp_path / "net" / "tcp6").write_text(
+        "  sl  local_address remote_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode\n"
+        f"   0: {any_host}:2261 {any_host}:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 4711 1\n"
+    )
+    (tmp_path / "12" / "fd").mkdir(parents=True)
+    (tmp_path / "12" / "fd" / "3").symlink_to("socket:[4711]")
+    (tmp_path / "12" / "cmdline").write_bytes(b"python3\0serve.py\0--secret\0hush\0")
+    monkeypatch.setattr(ports, "_PROC", tmp_path)
+    assert find_owner(0x2261) == (12, "process 12 (python3 serve.py)")
+    assert find_owner(0x2262) == (0, "another process")
 
 
 def test_an_owner_that_cannot_be_found_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,11 +253,17 @@ def test_a_member_that_floods_the_publisher_is_not_admitted_again(tmp_path: Path
     with Node(tmp_path / "a", secret) as a, Node(tmp_path / "b", secret) as b, Node(tmp_path / "c", secret) as c:
         there = a.listen()
         c.wait_up(c.dial(there.address))
-        b.wait_up(b.dial(there.address))
+        link = b.dial(there.address)
+        b.wait_up(link)
         b.subscribe(there, *(b"%d" % number for number in range(PUBLISHED_TOPICS_MAX + 1)))
         wait_until(lambda: a.io.counters.subscription_floods)
         assert b.security.keys is not None
         assert a.security.is_banned(b.security.keys.user_id)
+        wait_until(lambda: a.seen.downs)
+        assert a.seen.downs[0][1] == "the node flooded our publisher with topics"
+        b.send(link, b"not heard any more")
+        wait_until(lambda: a.io.counters.dropped_unproven)
+        assert a.seen.frames == []
         c.subscribe(there)
         wait_published(a, c, b"x")
         floods = a.io.counters.subscription_floods
