@@ -17,6 +17,7 @@ from mynosql.store.frames import JournalReader, parse_journal_name
 from mynosql.store.index import BlockRow, Index, Segment, short_hash
 from mynosql.store.journal import unpack_frame_content
 from mynosql.store.memtable import Memtable
+from mynosql.store.seal import OWED_NOTE, unpack_owed
 from mynosql.store.sealed import Sealed
 from mynosql.store.tally import Tally, entry_of_row, state_of_entry
 from mynosql.store.types import CheckReport, Problem
@@ -26,7 +27,11 @@ PROBLEMS_MAX = 1000
 
 
 class Checker:
-    """One check; use it once."""
+    """One check; use it once.
+
+    It starts from what the index says now, not from what Store has taken over: a seal may have been committed and
+    not be finished yet. One that is committed meanwhile makes a check worthless (is_overtaken): do another.
+    """
 
     def __init__(self, files: Files, index: Index, sealed: Sealed, memtables: Sequence[Memtable]) -> None:
         self._files, self._index, self._sealed, self._memtables = files, index, sealed, memtables
@@ -36,6 +41,14 @@ class Checker:
         self._blocks = 0
         self._damaged_rows = 0
         self._index_path = files.path("index")
+        self._journal_sealed = index.journal_sealed
+        self._segments = index.segments()
+        self._owed = unpack_owed(index.note(OWED_NOTE))
+
+    @property
+    def is_overtaken(self) -> bool:
+        """The index has changed since the check began."""
+        return self._index.journal_sealed != self._journal_sealed
 
     def run(self, tally: Tally, progress: Callable[[int, int], None] | None) -> CheckReport:
         """Everything is checked; tally: the counters that the full scan must come to."""
@@ -43,10 +56,10 @@ class Checker:
         for text in self._index.check():
             self._problem(self._index_path, None, f"the index is damaged: {text}", 0)
         shards: set[int] = set()
-        total = sum(block.head_bytes + block.body_bytes for s in self._sealed.segments for block in self._blocks_of(s))
+        total = sum(block.head_bytes + block.body_bytes for s in self._segments for block in self._blocks_of(s))
         done = 0
         seq_before = 0
-        for segment in self._sealed.segments:
+        for segment in self._segments:
             if segment.seq_max:
                 if segment.seq_min <= seq_before:
                     text = f"segment {segment.number} begins before its predecessor ends"
@@ -135,7 +148,7 @@ class Checker:
             self._problem(self._index_path, None, f"{name}: its blocks have another number of rows", 0)
         if dead != segment.dead:
             self._problem(self._index_path, None, f"{name}: {dead} rows are dead, the index says {segment.dead}", 0)
-        if owed != self._sealed.owed.get(segment.number, 0):
+        if owed != self._owed.get(segment.number, 0):
             self._problem(self._index_path, None, f"{name}: {owed} rows are owed, the index says otherwise", 0)
 
     def _check_places(self) -> None:

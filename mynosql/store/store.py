@@ -509,8 +509,11 @@ class Store:
 
         Records that are not sealed yet are checked as they stand in the journals.
         """
-        checker = Checker(self._files, self._index, self._sealed, self._unsealed.memtables)
-        return checker.run(self._unsealed.tally, progress)
+        while True:  # twice at most: one seal may be under way, and none begins under the caller's lock
+            checker = Checker(self._files, self._index, self._sealed, self._unsealed.memtables)
+            report = checker.run(self._unsealed.tally, progress)
+            if not checker.is_overtaken:
+                return report
 
     def drop_caches(self) -> None:
         """Nothing is kept in memory that can be read again."""

@@ -9,6 +9,7 @@ import pytest
 from mynosql.idkey import id_hash
 from mynosql.store import check
 from mynosql.store.index import short_hash
+from mynosql.store.seal import OWED_NOTE, pack_owed
 from mynosql.store.shard import FILE_HEADER
 from mynosql.store.store import Store, StoreOptions
 from tests.sim.memory_files import MemoryFiles
@@ -78,7 +79,7 @@ def test_a_shard_that_was_cut_costs_the_blocks_behind_the_cut() -> None:
         (lambda store, index: index._blocks.pop(0), "blocks are missing"),
         (lambda store, index: index._blocks.update({1: index._blocks[1]._replace(missing=4)}), "missing bodies"),
         (lambda store, index: index._blocks.update({1: index._blocks[1]._replace(seq_max=4)}), "seqs"),
-        (lambda store, index: store._sealed.owed.update({1: 3}), "owed"),
+        (lambda store, index: index._notes.update({OWED_NOTE: pack_owed({1: 3})}), "owed"),
         (lambda store, index: setattr(store._unsealed.tally, "pending", 5), "full scan"),
         (lambda store, index: store._unsealed.tally.counts.__setitem__(3, 5), "full scan"),
         (lambda store, index: setattr(store._sealed, "filter", type(store._sealed.filter)()), "filter"),
@@ -87,17 +88,14 @@ def test_a_shard_that_was_cut_costs_the_blocks_behind_the_cut() -> None:
 def test_an_index_that_contradicts_the_shards_is_found(damage: object, said: str) -> None:
     store, _, index = filled()
     damage(store, index)  # type: ignore[operator]
-    if said in ("blocks are missing", "dead"):
-        store._sealed.segments = index.segments()
     report = store.check()
     assert not report.ok
     assert any(said in problem.what for problem in report.problems), report.problems
 
 
 def test_segments_whose_seqs_overlap_are_found() -> None:
-    store, _, _ = filled()
-    first, second = store._sealed.segments
-    store._sealed.segments = [first, second._replace(seq_min=7)]
+    store, _, index = filled()
+    index._segments[1] = index._segments[1]._replace(seq_min=7)
     assert any("predecessor" in problem.what for problem in store.check().problems)
 
 
@@ -114,6 +112,29 @@ def test_a_damaged_journal_is_reported_with_the_saves_it_lost() -> None:
     files.damage("journal-00000000", 150, b"\xff\xff\xff")
     [problem] = store.check().problems
     assert (problem.file, problem.records) == ("memory/journal-00000000", 1)
+
+
+def test_a_seal_that_is_committed_but_not_finished_is_no_damage() -> None:
+    store, _, _ = filled()
+    job = store.seal_job(0.0, force=True)
+    assert job is not None
+    job.run()
+    assert store.check().problems == ()
+
+
+def test_a_seal_that_is_committed_during_the_check_makes_it_begin_again() -> None:
+    store, _, _ = filled()
+    job = store.seal_job(0.0, force=True)
+    assert job is not None
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+        if len(told) == 1:
+            job.run()
+
+    assert store.check(progress).problems == ()
+    assert len(told) == 2 + 3
 
 
 def test_a_report_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
