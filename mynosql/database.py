@@ -79,7 +79,7 @@ class MyNoSQL:
         DatabaseLocked, FormatUnknown, StorageCorrupt, StorageFailed; nothing stays open then.
         """
         if self._open is not None:
-            raise OptionInvalid(f"{self._open.options.name!r} is open in this object; close it or make another MyNoSQL()")
+            raise OptionInvalid(f"{self._open.options.name!r} is open here; close it, or make another MyNoSQL()")
         if "peers" in options:
             peers = options["peers"]
             options["peers"] = (peers,) if isinstance(peers, str) else tuple(peers)

@@ -15,7 +15,7 @@ from mynosql.errors import MyNoSQLError, StorageFailed, StorageFull
 from mynosql.replica import Replica
 
 PRESSURE_SEAL = 0.5
-"""Up to this share sealing waits for a pause of the writers: it takes from them what they need to be fast in a burst."""
+"""Up to this share sealing waits for a pause of the writers, from whom it takes processor time in a burst."""
 PRESSURE_CHECK_MASK = 31
 """The pressure is looked at after each 32nd write: a memtable takes thousands."""
 SEAL_DELAY_S_MAX = 2.0

@@ -230,8 +230,22 @@ def sizes_in(source: str, path: str) -> list[str]:
 # Test files
 
 
+TESTED_WITH = {
+    "mynosql/columns.py": "tests/test_batch.py",
+    "mynosql/registry.py": "tests/test_codec.py",
+    "mynosql/scalars.py": "tests/test_codec.py",
+    "mynosql/store/types.py": "tests/store/test_store.py",
+    "mynosql/sync/effects.py": "tests/sync/test_node.py",
+    "mynosql/sync/hub.py": "tests/sync/test_node.py",
+    "mynosql/sync/messages.py": "tests/sync/test_wire.py",
+}
+"""Halves of another module that only make sense with it, and values without behaviour of their own."""
+
+
 def test_file_of(path: str) -> str | None:
     """Where the tests of a module live; None for __init__ and __main__, which hold nothing to test."""
+    if path in TESTED_WITH:
+        return TESTED_WITH[path]
     *folders, name = path.split("/")
     if name in ("__init__.py", "__main__.py"):
         return None

@@ -19,7 +19,7 @@ def is_connected(db: mynosql.MyNoSQL) -> bool:
 
 def wait_connected(*nodes: mynosql.MyNoSQL) -> None:
     for node in nodes:
-        wait_until(partial(is_connected, node), SETTLE_DEADLINE_S, lambda n=node: f"a mirror is followed: {n.syncstatus()}")
+        wait_until(partial(is_connected, node), SETTLE_DEADLINE_S, lambda n=node: f"following: {n.syncstatus()}")
 
 
 def revs(db: mynosql.MyNoSQL) -> dict[Any, str]:
