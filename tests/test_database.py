@@ -93,6 +93,8 @@ def test_iteration_reads_page_by_page_and_stays_in_id_order(db: Any) -> None:
     ids = [f"{number:05}" for number in range(2 * LIST_PAGE + 3)]
     db.savedocs({"id": id} for id in reversed(ids))
     assert list(db) == ids
+    for limit in (LIST_PAGE - 1, LIST_PAGE, LIST_PAGE + 1, 2 * LIST_PAGE):
+        assert db.listdocs(limit=limit) == ids[:limit]
 
 
 # savedoc: the table of the design
