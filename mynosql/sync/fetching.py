@@ -101,9 +101,6 @@ class Fetcher:
         """FetchDone follows for each, at its deadline at the latest."""
         hub = self._hub
         for want in wanted:
-            if not self.is_hopeful:
-                hub.emit(fx.FetchDone(request=want.request, outcome=fx.Outcome.UNAVAILABLE))
-                continue
             query = self._queries.get(want.id_key)
             is_new = query is None
             if query is None:

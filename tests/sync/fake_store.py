@@ -101,6 +101,7 @@ class FakeStore:
         todo: dict[bytes, Row] = {}
         refused = []
         changed = 0
+        is_copy = True
         for row in rows:
             mine = todo.get(row.id_key) or self.rows.get(row.id_key)
             fault = self._fault(row, mine, is_push)
@@ -110,13 +111,14 @@ class FakeStore:
             new = self._merged(row, mine)
             if new is not None:
                 changed += new.seq == 0
+                is_copy &= new.seq != 0 or new.leaves == row.leaves
                 todo[row.id_key] = new
         first = self.head + 1
         if todo or notes:
             self._put(list(todo.values()), notes)
         if not changed:
             return fx.Applied(refused=tuple(refused))
-        return fx.Applied(first_seq=first, last_seq=self.head, refused=tuple(refused))
+        return fx.Applied(first_seq=first, last_seq=self.head, refused=tuple(refused), is_copy=is_copy)
 
     def _fault(self, row: Row, mine: Row | None, is_push: bool) -> str | None:
         for leaf, body in zip(row.leaves, row.bodies, strict=True):

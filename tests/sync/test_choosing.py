@@ -187,3 +187,14 @@ def test_a_mirror_follows_every_other() -> None:
     world.settle()
     machines[0].start()
     world.settle()
+
+
+@obeys("A mirror whose link breaks, or that falls silent while active, is replaced within 5 s; …")
+def test_an_address_that_does_not_come_up_is_given_3_s() -> None:
+    world = World(seed=1)
+    world.mirror("m1")
+    world.mirror("m2")
+    world.mute("p1", "m1")
+    peer = world.peer("p1", knows=["m1", "m2"])
+
+    assert world.run_until(lambda: peer.follows == "m2") < 3.1

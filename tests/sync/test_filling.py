@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 from mynosql.idkey import pack_id
+from mynosql.revision import merge_leaves
+from mynosql.row import Row
 from mynosql.sync import messages as ms
 from mynosql.sync.options import SyncOptions
 from tests.sync.harness import World
@@ -122,10 +124,12 @@ def test_another_mirror_is_asked_as_soon_as_it_is_met() -> None:
     world.run(60.0)
     assert one.leaves("a")
     assert one.body("a") is None
+    world.run_until(lambda: one.node._hub.filler._rest_until > world.now + 10)
 
     third.start()
 
     world.run_until(lambda: one.body("a") is not None, within_s=6.0)
+    assert one.node._hub.filler._rest_until < world.now
 
 
 def test_more_missing_than_is_remembered_is_found_by_looking_through_the_index() -> None:
@@ -152,3 +156,43 @@ def test_the_bodies_of_losing_leaves_are_filled_too() -> None:
     world.settle()
 
     assert all(None not in machine.store.rows[pack_id("a")].bodies for machine in world.machines.values())
+
+
+def test_a_large_leaf_is_not_brought_again_when_another_mirror_has_to_give_the_rest() -> None:
+    world = World(seed=1)
+    names = ("m1", "m2", "m3")
+    one, other, third = (world.mirror(name, knows=names) for name in names)
+    world.run(2.0)
+    for pair in (("m1", "m2"), ("m2", "m3"), ("m1", "m3")):
+        world.cut(*pair)
+    other.save("a", bytes(200_000))
+    third.save("a", bytes(5000))
+    world.run(1.0)
+    whole = {leaf: body for machine in (other, third) for leaf, body in zip(
+        machine.leaves("a"), machine.store.rows[pack_id("a")].bodies, strict=True)}
+    for machine, lacks in ((other, 5000), (third, -1)):
+        leaves = merge_leaves(other.leaves("a"), third.leaves("a"))
+        bodies = tuple(None if leaf.size == lacks else whole[leaf] for leaf in leaves)
+        machine.store.put([Row(pack_id("a"), leaves, bodies)])
+        machine._plan_sync()
+    world.run(0.1)
+    del world.log[:]
+    world.on_deliver = lambda sent: not isinstance(sent.message, ms.Fetch) or sent.sender == "m1"
+    world.heal()
+    world.run_until(lambda: one.store.missing_bodies() == [] and bool(one.leaves("a")))
+
+    offsets = [(piece.version, piece.offset) for piece in world.sent(ms.FetchPiece, by="m1")]
+    assert len(offsets) == len(set(offsets))
+
+
+def test_a_revision_that_comes_bare_while_its_elder_is_fetched_is_fetched_too() -> None:
+    world = World(seed=1, latency_s=0.05)
+    one = world.mirror("m1", knows=["m2"])
+    other = world.mirror("m2", knows=["m1"])
+    world.run(2.0)
+    other.save("a", bytes(3000))
+    world.run_until(lambda: bool(world.sent(ms.Fetch, by="m1")))
+    world.run(0.051)  # the Fetch is being answered with the first revision
+    other.save("a", bytes(4000))
+
+    world.run_until(lambda: one.body("a") == bytes(4000), within_s=0.6)

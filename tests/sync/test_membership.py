@@ -41,6 +41,7 @@ def test_a_peer_passes_nothing_on() -> None:
     assert peer.follows == "m2"
 
     assert hosts(one) == hosts(other) == []
+    assert world.sent(ms.Mirrors, by="p1") == []
 
 
 @obeys("Addresses given by the user come first and stay; learned ones are found by node id.")
@@ -184,3 +185,22 @@ def test_notes_that_cannot_be_read_count_as_not_there() -> None:
 
     assert peer.node.addresses() == []
     assert peer.node.delivered_seq == 0
+
+
+@obeys("Addresses given by the user come first and stay; learned ones are found by node id.")
+def test_a_given_address_is_not_bypassed_by_what_its_node_advertises() -> None:
+    """The user reaches the mirror by a tunnel: what the mirror says of itself may lead elsewhere, or nowhere."""
+    world = World(seed=1)
+    world.aliases["tunnel"] = "m1"
+    world.mirror("m1")
+    peer = world.peer("p1", knows=["tunnel"])
+    world.run(1.0)
+    assert hosts(peer) == ["tunnel", "m1"]
+    del world.aliases["tunnel"]
+    world.cut("p1", "m1")
+    world.heal()
+    for _ in range(2):
+        world.run(20.0)
+        assert peer.follows is None
+        assert [address.host for address in peer.links] == ["tunnel"]
+        peer.restart()

@@ -75,6 +75,16 @@ def test_offers_that_were_cut_off_begin_anew_and_end_once() -> None:
     assert len(world.sent(ms.Offer)) == offers
 
 
+def test_what_is_wanted_comes_in_several_pushes() -> None:
+    world, mirror, _ = rebuilt_mirror(options=SyncOptions(push_bytes=10))
+    mirror.start()
+    world.run(5.0)
+
+    assert len(mirror.store.rows) == 31
+    pushes = [push for push in world.sent(ms.Push) if push.last == 0]
+    assert len(pushes) > 5
+
+
 def test_an_offer_without_an_answer_is_made_again() -> None:
     world, mirror, _ = rebuilt_mirror()
     world.on_deliver = lambda sent: not isinstance(sent.message, ms.Want)

@@ -116,14 +116,15 @@ def test_a_piece_of_the_wrong_length_ends_the_transfer() -> None:
 
 def test_pieces_that_nobody_asked_for_are_ignored() -> None:
     world, link, peer = asked()
-    piece = world.told("ghost", ms.FetchPiece)[0]
+    piece, other = world.told("ghost", ms.FetchPiece)[:2]
     answer(world, link, peer, piece)
 
     answer(world, link, peer, piece)
     world.inject(peer, link, ms.Piece(request=12345, is_held=True, data=b"x"))
-    world.inject(peer, fx.Link.served("77"), ms.Piece(request=piece.request, is_held=True, data=b"x"))
+    peer.node._hub.pieces.on_piece(fx.Link.served("77"), ms.Piece(request=other.request, is_held=True, data=b"x"))
 
     assert peer.failures == []
+    assert 1 not in peer.fetched, "the second piece is still waited for"
 
 
 def test_bodies_are_collected_one_after_the_other_beyond_the_bound() -> None:

@@ -159,8 +159,8 @@ def test_what_was_published_while_a_sub_connected_is_found_soon() -> None:
     mirror = world.mirror("m1")
     peer = world.peer("p1", knows=["m1"])
     world.run_until(lambda: peer.node.connected == 1)
-    world.run(0.002)
-    mirror.save("early", b"1")  # the SUB is not connected yet
+    world.run(0.0012)
+    mirror.save("early", b"1")  # after the answer to the Pull was read, and the SUB is not connected yet
 
     assert world.run_until(lambda: bool(peer.leaves("early"))) < 0.3
 
@@ -180,3 +180,40 @@ def test_a_publication_that_cannot_be_read_is_found_by_the_heartbeat() -> None:
     mirror.store.feed = read  # type: ignore[method-assign]
 
     world.run_until(lambda: bool(peer.leaves("a")), within_s=2.0)
+
+
+@obeys("Bodies up to 2 KiB are published to mirrors, and only for changes that entered …")
+def test_a_relayed_change_goes_without_its_body_beside_one_of_our_own() -> None:
+    world, (one, two, _) = mirrors("m1", "m2", "m3")
+    world.fsync_s = 0.2
+    one.save("theirs", b"1")
+    world.run(0.2 - world.now % 0.001)
+    two.save("ours", b"2")
+    world.run_until(lambda: bool(two.leaves("theirs")))
+    del world.log[:]
+    world.run(2.0)
+
+    (told,) = {message for _, message in published(world, ms.Changes, by="m2") if len(message.rows) == 2}  # type: ignore[attr-defined]
+    assert isinstance(told, ms.Changes)
+    assert {row.id_key: row.bodies for row in told.rows} == {pack_id("ours"): (b"2",), pack_id("theirs"): (None,)}
+
+
+@obeys("Changes that came from the only mirror that listens are not told back to it: it gets …")
+def test_of_two_mirrors_neither_tells_the_other_what_it_has_from_it() -> None:
+    world, (one, two) = mirrors("m1", "m2")
+    del world.log[:]
+    for number in range(10):
+        one.save(f"{number}", b"1")
+        world.run(0.01)
+    two.save("own", b"1")
+    world.settle()
+    world.run(3.0)
+
+    back = [message for _, message in published(world, ms.Changes, by="m2")]
+    assert [row.id_key for message in back for row in message.rows] == [pack_id("own")]  # type: ignore[attr-defined]
+    assert world.sent(ms.Pull) == [], "no gap is seen"
+    world.peer("p1", knows=["m2"])
+    world.run(1.0)
+    one.save("to the peer too", b"1")
+    world.settle()
+    assert len(world.sent(ms.Pull, by="p1")) == 1

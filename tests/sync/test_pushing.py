@@ -50,7 +50,11 @@ def test_what_others_wrote_is_not_pushed_back() -> None:
     world.settle()
     mirror.save("theirs", b"2")
     world.settle()
+    peer.fetch("theirs")
     world.run(0.01)
+    assert peer.body("theirs") == b"2"
+    peer.restart()
+    world.run(1.5)
 
     assert pushed(world) == [pack_id("ours")]
     assert peer.node.delivered_seq == peer.store.head, "what is not owed needs no acknowledgement"
