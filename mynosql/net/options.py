@@ -23,11 +23,14 @@ class NetOptions:
     """One frame. A receiver drops the connection of whoever sends more, so a sender checks before it sends."""
     frames_max: int = 64
     """Frames of one message; libzmq bounds a frame, not their number."""
-    receive_messages_max: int = 256
-    """Messages that wait for us per connection (RCVHWM); then TCP holds the sender back."""
+    receive_messages_max: int = 32
+    """Messages that wait for us per connection (RCVHWM); then TCP holds the sender back. Few, since each may have
+    frames_max frames; 256 moved no more (113,000 and 116,000 messages of 300 bytes a second)."""
     send_messages_max: int = 4096
     """Messages that wait for one other node (SNDHWM). The sessions keep a credit in bytes far below it: whoever lets
     this fill up reads no more, and the link is given up."""
+    publish_messages_max: int = 1000
+    """Publications that wait for one subscriber; it misses those beyond and asks for them by their numbers."""
     control_bytes_max: int = 300 << 20
     """One request or answer of a local command: one record (256 MiB) and some room."""
     linger_s: float = 0.3

@@ -124,6 +124,7 @@ def make_publisher(context: Context, security: Security, options: NetOptions) ->
     """The PUB that other nodes subscribe to; an XPUB, so that we see how many topics they name. Not bound yet."""
     socket = _make(context, zmq.XPUB, options)
     socket.setsockopt(zmq.MAXMSGSIZE, PUBLISHER_FRAME_BYTES_MAX)
+    socket.setsockopt(zmq.SNDHWM, options.publish_messages_max)
     _guard(socket, security, DOMAIN_PUBLISHER)
     return socket
 

@@ -6,6 +6,7 @@ import pytest
 
 from mynosql.errors import OptionInvalid
 from mynosql.net.options import NetOptions
+from mynosql.sync import wire
 
 
 @pytest.mark.parametrize("name", NetOptions.__slots__)
@@ -21,6 +22,7 @@ def test_a_black_hole_is_noticed_within_twelve_seconds() -> None:
     assert options.heartbeat_s + options.heartbeat_timeout_s <= 12
 
 
-def test_one_connection_cannot_take_more_than_a_quarter_gibibyte() -> None:
-    options = NetOptions()
-    assert options.frame_bytes_max * options.receive_messages_max <= 256 << 20
+def test_every_message_of_the_sessions_fits() -> None:
+    assert NetOptions().frame_bytes_max >= wire.FRAME_BYTES_MAX
+    # and the topic before it
+    assert NetOptions().frames_max >= wire.FRAMES_MAX + 1

@@ -17,7 +17,9 @@ from mynosql.net.security import Security
 from mynosql.net.sockets import Context, Signal, Socket, make_context, milliseconds, receive
 from tests.net.recorder import make_secret
 
-OPTIONS = NetOptions(frame_bytes_max=1000, receive_messages_max=11, send_messages_max=22, linger_s=0.033)
+OPTIONS = NetOptions(
+    frame_bytes_max=1000, receive_messages_max=11, send_messages_max=22, publish_messages_max=44, linger_s=0.033
+)
 
 
 def make_all(context: Context, security: Security) -> dict[str, Socket]:
@@ -35,9 +37,11 @@ def test_every_socket_is_bounded(tmp_path: Path, context: Context, has_secret: b
     made = make_all(context, Security.open(tmp_path, make_secret() if has_secret else None))
     for socket in made.values():
         assert socket.getsockopt(zmq.RCVHWM) == 11
-        assert socket.getsockopt(zmq.SNDHWM) == 22
         assert socket.getsockopt(zmq.LINGER) == 33
         assert socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
+    assert {name: socket.getsockopt(zmq.SNDHWM) for name, socket in made.items()} == {
+        "dealer": 22, "subscriber": 22, "router": 22, "publisher": 44, "local": 22,
+    }
     sizes = {name: socket.getsockopt(zmq.MAXMSGSIZE) for name, socket in made.items()}
     assert sizes == {
         "dealer": 1000, "subscriber": 1000, "router": 1000, "publisher": 2048, "local": OPTIONS.control_bytes_max,
