@@ -27,7 +27,7 @@ from mynosql.sync.options import SyncOptions
 from mynosql.sync.wire import decode, encode
 from tests.sync.machine import PORT, Machine, Subscription
 
-__all__ = ["PORT", "Machine", "World", "card", "hello", "welcome"]
+__all__ = ["PORT", "Machine", "Sent", "World", "card", "hello", "welcome"]
 
 T = TypeVar("T")
 

@@ -198,3 +198,5 @@ def test_an_address_that_does_not_come_up_is_given_3_s() -> None:
     peer = world.peer("p1", knows=["m1", "m2"])
 
     assert world.run_until(lambda: peer.follows == "m2") < 3.1
+    peer.restart()
+    assert world.run_until(lambda: peer.follows == "m2") < 3.7

@@ -7,9 +7,10 @@ import itertools
 from mynosql.idkey import pack_id
 from mynosql.revision import merge_leaves
 from mynosql.row import Row
+from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.options import SyncOptions
-from tests.sync.harness import World
+from tests.sync.harness import Sent, World
 from tests.sync.rules import obeys
 
 
@@ -190,9 +191,38 @@ def test_a_revision_that_comes_bare_while_its_elder_is_fetched_is_fetched_too() 
     one = world.mirror("m1", knows=["m2"])
     other = world.mirror("m2", knows=["m1"])
     world.run(2.0)
-    other.save("a", bytes(3000))
-    world.run_until(lambda: bool(world.sent(ms.Fetch, by="m1")))
-    world.run(0.051)  # the Fetch is being answered with the first revision
-    other.save("a", bytes(4000))
+    late: list[ms.Bodies] = []
 
-    world.run_until(lambda: one.body("a") == bytes(4000), within_s=0.6)
+    def hold_first_answer(sent: Sent) -> bool:
+        if isinstance(sent.message, ms.Bodies) and not late:
+            late.append(sent.message)
+            return False
+        return True
+
+    world.on_deliver = hold_first_answer
+    other.save("a", bytes(3000))
+    world.run_until(lambda: bool(late))
+    other.save("a", bytes(4000))
+    world.run(0.3)
+    assert len(world.sent(ms.Fetch, by="m1")) == 1, "it is being asked for"
+    world.inject(one, fx.Link.dial(other.address), late[0])
+
+    world.run_until(lambda: one.body("a") == bytes(4000), within_s=0.3)
+
+
+@obeys("A node that becomes a mirror is filling, on disk and announced, until it holds every body …")
+def test_a_node_that_was_a_full_mirror_before_fills_again() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1", knows=["m2"])
+    other = world.mirror("m2", knows=["m1"])
+    world.run(2.0)
+    assert not other.node.is_filling
+    other.set_mode(False)
+    mirror.save("meanwhile", bytes(100_000))
+    world.settle()
+
+    other.set_mode(True)
+
+    assert other.node.is_filling
+    world.run_until(lambda: not other.node.is_filling)
+    assert other.body("meanwhile") is not None

@@ -122,6 +122,7 @@ def test_pieces_that_nobody_asked_for_are_ignored() -> None:
     answer(world, link, peer, piece)
     world.inject(peer, link, ms.Piece(request=12345, is_held=True, data=b"x"))
     peer.node._hub.pieces.on_piece(fx.Link.served("77"), ms.Piece(request=other.request, is_held=True, data=b"x"))
+    peer.perform(peer.node.step(world.now))
 
     assert peer.failures == []
     assert 1 not in peer.fetched, "the second piece is still waited for"
