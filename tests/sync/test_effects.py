@@ -10,7 +10,6 @@ import pytest
 from mynosql.address import Address
 from mynosql.sync import effects as fx
 
-
 VALUES = [*typing.get_args(fx.Effect), *typing.get_args(fx.Result)]
 
 
