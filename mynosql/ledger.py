@@ -250,8 +250,9 @@ class Ledger:
         if bodies[0] is None and not merged[0].deleted:
             stale = self._stale(row.id_key, entry, earlier)
         if is_change:
-            # Our own unsent work that survives in the merged leaves is owed still; what was covered is not.
-            ours = entry.owed and any(leaf.node == self._node for leaf in merged)
+            # What was owed, survives and is not known to the sender is owed still. Not by our node id: it may be
+            # another since the save (a folder that was copied or restored takes a new one).
+            ours = entry.owed and any(leaf in entry.leaves and leaf not in row.leaves for leaf in merged)
             return Row(row.id_key, merged, bodies, 0, ours, False, stale)
         if earlier is not None:
             return earlier._replace(bodies=bodies, stale=stale)

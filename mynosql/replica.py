@@ -153,8 +153,9 @@ class Replica:
 
     def set_mode(self, is_mirror: bool, now: float) -> None:
         """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed."""
-        self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
         self._perform(self.node.set_mode(is_mirror, now), now)
+        # Last: a power cut between the two must not leave a peer that does not know what it owes.
+        self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
 
     def start(self, now: float, *, advertised: Address | None, publisher_port: int) -> None:
         """Conversations begin: with the addresses that are remembered, and on the sockets that are bound."""

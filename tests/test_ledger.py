@@ -252,6 +252,18 @@ def test_our_unsent_edit_stays_owed_beside_theirs_and_not_once_it_is_covered(her
     assert here.body("a") == body_of("both")
 
 
+def test_our_unsent_edit_stays_owed_when_we_were_renamed_meanwhile(here: Side, there: Side) -> None:
+    """A copied folder takes a new node id: what it wrote under the old one still has to be delivered."""
+    here.save("a", {"by": "here"})
+    here.ledger.rename(99)
+    there.save("a", {"by": "there"})
+
+    here.apply(there.row("a"))
+
+    assert len(here.entry("a").leaves) == 2
+    assert here.entry("a").owed
+
+
 def test_a_clock_too_far_ahead_is_not_followed_and_reported(here: Side) -> None:
     minutes_ms = 10 * 60_000
     here.apply(row_of("a", 1, hlc=(NOW_MS + minutes_ms) << COUNTER_BITS, node=OTHER))
