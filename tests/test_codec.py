@@ -408,6 +408,16 @@ def test_reading_a_class_that_is_not_registered_names_it_and_the_way_out(value: 
         unpack_body(packed)
 
 
+def test_an_enum_stored_as_an_object_or_the_reverse_is_refused() -> None:
+    register_type(Color)
+    register_type(Key)
+    as_object = b"\x93" + _MARKS["object"] + msgpack.packb("Color") + msgpack.packb("RED")
+    as_enum = _extension(6, msgpack.packb(["Key", b"\x01"]))
+    for data in (as_object, as_enum):
+        with pytest.raises(RecordInvalid, match="not registered"):
+            unpack_value(data)
+
+
 def test_reading_a_member_or_field_that_the_class_lacks_names_it() -> None:
     register_type(Color)
     register_type(Key)
@@ -491,6 +501,7 @@ _MARKS = {name: bytes((0xC7, 0, code)) for code, name in enumerate(("tuple", "se
         b"\x91" + _MARKS["object"],
         b"\x93" + _MARKS["object"] + b"\x01\x02",
         _extension(1, b"x"),
+        b"\x92" + _extension(1, b"x") + b"\x01",
         _extension(99, b""),
         b"\xd6\xff\x00\x00\x00\x01",
         b"\x81\xd6\xff\x00\x00\x00\x01\x01",
@@ -525,6 +536,7 @@ _MARKS = {name: bytes((0xC7, 0, code)) for code, name in enumerate(("tuple", "se
         _extension(24, b"\x00" * 8 + b"zEurope\x00"),
         _extension(25, b"\x00" * 8),
         _extension(25, b"\xff" * 9),
+        _extension(25, struct.pack(">I", 1 << 31) + (86_400_000_000).to_bytes(5, "big")),
     ],
     ids=bytes.hex,
 )

@@ -89,6 +89,17 @@ def test_ids_grow_whatever_the_clock_does(clock: list[int], seed: int) -> None:
     assert all(len(id) == 26 and set(id) <= set("0123456789abcdefghjkmnpqrstvwxyz") for id in made)
 
 
+def test_ids_of_one_millisecond_are_random_steps_apart() -> None:
+    smallest, largest = TimeSortedIds(lambda _: 0), TimeSortedIds(lambda bits: (1 << bits) - 1)
+    assert [smallest.next(1) for _ in range(3)] == ["0000000001" + "0" * 15 + digit for digit in "012"]
+    steps = [_numbers(largest.next(1)) for _ in range(2)]
+    assert steps[1] - steps[0] == 1 << 32
+
+
+def _numbers(id: str) -> int:
+    return int(id.translate(str.maketrans("ghjkmnpqrstvwxyz", "ghijklmnopqrstuv")), 32)
+
+
 def test_an_id_is_the_time_and_then_random_bits() -> None:
     assert TimeSortedIds(lambda bits: (1 << bits) - 1).next(1) == "0000000001" + "fzzzzzzzzzzzzzzz"
     assert TimeSortedIds(lambda _: 0).next(32**10 - 1) == "zzzzzzzzzz" + "0" * 16
