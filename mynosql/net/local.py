@@ -37,7 +37,7 @@ UNIX_PATH_BYTES_MAX = 107
 REQUEST_FRAMES = 4
 """Routing id, token, number of the request, payload."""
 NUMBER_BYTES = 8
-LOOK_INTERVAL_S = 0.2
+LOOK_INTERVAL_S = 0.5
 """How often a command that waits for its answer looks whether the process is still there."""
 
 
@@ -179,7 +179,13 @@ class LocalClient:
     def _is_server_gone(self) -> bool:
         """Another process, or none, has the folder now; ZeroMQ would wait for this one for ever."""
         record = Record.read(self._folder)
-        return record is None or record.token != self._token or not _is_alive(record.pid)
+        if record is None or record.token != self._token:
+            return True
+        try:
+            _check_answers(record, self._folder)  # not its pid: a killed process keeps it until its parent looks
+        except NotOpen:
+            return True
+        return False
 
     def close(self) -> None:
         self._socket.close(0)
@@ -201,18 +207,6 @@ def request(folder: str | os.PathLike[str], payload: bytes, timeout_s: float) ->
     """
     with LocalClient(folder) as client:
         return client.request(payload, timeout_s)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # there os.kill(pid, 0) would end it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _fits(path: str) -> bool:

@@ -86,13 +86,15 @@ def test_a_record_is_saved_once_whatever_happens_to_the_process_that_was_asked(
     assert (db.listdocs(), db.docinfo(id).rev, rev[:2]) == ([id], rev, "1-")
 
 
-def test_an_edit_whose_answer_was_lost_is_no_conflict_with_itself(
-    mynosql_here: Run, make_db: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_performed", [True, False])
+def test_an_edit_whose_answer_was_lost_is_saved_and_no_conflict_with_itself(
+    mynosql_here: Run, make_db: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    is_performed: bool,
 ) -> None:
     db = make_db("Notes", location=tmp_path / "home")
     rec = db.savedoc({"id": "lamp", "n": 1})
     monkeypatch.setattr(
-        access.local, "request", Unsteady("put", times=1, error=AnswerLost("gone"), is_performed=True)
+        access.local, "request", Unsteady("put", times=1, error=AnswerLost("gone"), is_performed=is_performed)
     )
     done = mynosql_here("put", "Notes", json.dumps({**rec, "n": 2}))
     assert (done.code, done.out) == (exits.OK, f"lamp {db.docinfo('lamp').rev}\n")
