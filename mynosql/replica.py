@@ -408,7 +408,8 @@ class Replica:
         wanted = []
         for position, (offered, digest) in enumerate(effect.offers):
             entry = found.get(offered)
-            if entry is None or entry_digest(entry.id_key, entry.leaves)[:8] != digest:
+            is_whole = entry is not None and entry.held == (1 << len(entry.leaves)) - 1
+            if entry is None or not is_whole or entry_digest(entry.id_key, entry.leaves)[:8] != digest:
                 wanted.append(position)
         return fx.Compared(wanted=tuple(wanted))
 

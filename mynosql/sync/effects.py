@@ -222,7 +222,7 @@ class ReadOffers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOffers:
-    """Tell which of the offered entries this store lacks or holds with other leaves. Result: Compared."""
+    """Tell which of the offered entries this store lacks, or a body of, or has with other leaves. Result: Compared."""
 
     token: int
     offers: tuple[tuple[int, bytes], ...]

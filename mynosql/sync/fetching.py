@@ -275,6 +275,8 @@ class Fetcher:
         }
         if isinstance(result, fx.Applied):
             hub.publisher.on_relayed(result, None)
+            if hub.is_mirror:  # leaves that were news, and that the asked mirror does not hold itself
+                hub.filler.want(row.id_key for row in rows if bare_leaves(row))
             if result.refused:
                 hub.fail(PeerError(f"{dialled.address}: {result.refused[0].text}"))
         for row in rows:
@@ -296,7 +298,7 @@ class Fetcher:
                     self._done(query, want, fx.Outcome.FOUND, row)
         if query.wants:  # the winner is not held there, or older than what our index knew when the read began
             self._next_mirror(query, dialled)
-        elif query.is_fill and bare_leaves(row):
+        elif query.is_fill:  # the answer may be older than what we lack, or lack a leaf itself
             self._hub.ask(
                 lambda token: fx.ReadBodies(token=token, id_keys=(query.id_key,), body_bytes_max=0, bytes_max=1),
                 partial(self._on_checked, query, dialled),
@@ -305,7 +307,7 @@ class Fetcher:
             self._end_fill(query)
 
     def _on_checked(self, query: Query, dialled: Dialled, result: fx.Held | fx.Failed) -> None:
-        """That mirror does not hold all leaves itself: what is missing here still is asked of the next one."""
+        """What is missing here still is asked of the next mirror."""
         held = result.rows[0] if isinstance(result, fx.Held) and result.rows else None
         if held is not None and held.held != (1 << len(held.row.leaves)) - 1:
             self._next_mirror(query, dialled)

@@ -181,7 +181,10 @@ class Filler:
     def on_not_filled(self, id_key: bytes) -> None:
         """No mirror that can be reached holds it: look again later."""
         self._asked.discard(id_key)
-        self._again.discard(id_key)
+        if id_key in self._again:  # news came while it was being asked for: whoever had it then has it now
+            self._again.discard(id_key)
+            self.want((id_key,))
+            return
         self._has_failed = True
         self._rest()
 

@@ -216,7 +216,11 @@ class FakeStore:
         return fx.Offers(offers=tuple(found[: effect.limit]))
 
     def compare(self, effect: fx.CompareOffers) -> fx.Compared:
-        ours = {id_hash(id_key): entry_digest(id_key, row.leaves)[:8] for id_key, row in self.rows.items()}
+        bare = set(self.missing_bodies())
+        ours = {
+            id_hash(id_key): entry_digest(id_key, row.leaves)[:8]
+            for id_key, row in self.rows.items() if id_key not in bare
+        }
         return fx.Compared(wanted=tuple(
             position for position, (hashed, digest) in enumerate(effect.offers) if ours.get(hashed) != digest
         ))

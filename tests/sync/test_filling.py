@@ -226,3 +226,20 @@ def test_a_node_that_was_a_full_mirror_before_fills_again() -> None:
     assert other.node.is_filling
     world.run_until(lambda: not other.node.is_filling)
     assert other.body("meanwhile") is not None
+
+
+def test_a_mirror_that_lags_behind_is_not_believed_to_have_filled_us() -> None:
+    """Its answer is whole, but older than the revision whose body is missing: the next mirror is asked."""
+    world = World(seed=1)
+    names = ("m1", "m2", "m3")
+    one, other, third = (world.mirror(name, knows=names) for name in names)
+    third.save("a", b"old")
+    world.settle()
+    world.run(1.0)
+    world.cut("m2", "m3")
+    world.on_deliver = lambda sent: (sent.sender, sent.receiver) != ("m1", "m2 (PUB)")
+    third.save("a", bytes(3000))
+    world.run_until(lambda: len(one.leaves("a")) == 1 and one.body("a") is None)
+    assert other.body("a") == b"old"
+
+    world.run_until(lambda: one.body("a") == bytes(3000), within_s=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mynosql.idkey import pack_id
 from mynosql.sync import messages as ms
 from mynosql.sync.options import SyncOptions
 from tests.sync.fake_store import FakeStore
@@ -124,3 +125,18 @@ def test_an_equal_mirror_wants_nothing() -> None:
     assert peer.follows == "m2"
     wants = world.sent(ms.Want, by="m2")
     assert [want.positions for want in wants] == [()]
+
+
+def test_a_record_whose_body_the_mirror_lacks_is_wanted_though_it_knows_of_it() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1", knows=["m2"])
+    other = world.mirror("m2", knows=["m1"])
+    peer = world.peer("p1", knows=["m1", "m2"])
+    peer.save("a", b"1")
+    world.settle()
+    world.run(1.0)
+    for machine in (mirror, other):
+        machine.store.rows[pack_id("a")] = machine.store.rows[pack_id("a")]._replace(bodies=(None,))
+    world.cut("p1", "m1")
+
+    world.run_until(lambda: other.body("a") == b"1")
