@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, compress, repeat
+from itertools import accumulate, repeat
 from typing import Any, NamedTuple
 
 import lz4.block
@@ -33,6 +33,8 @@ FLAG_BODY = 8
 FLAG_EXTRA = 16
 """The row's whole leaf set, the mask of carried bodies and the stale leaf stand in `extra`."""
 FLAGS_ALL = 31
+FLAGS_PLAIN = FLAG_DELETED | FLAG_OWED | FLAG_STRAY | FLAG_BODY
+"""Those of a row without anything extra."""
 
 _SINGLE = 1
 _COLUMNS = 2
@@ -103,9 +105,36 @@ class _Extra(NamedTuple):
 # Packing
 
 
+Flat = tuple[bytes, int, int, int, int, int, int, bytes, bytes, "list[Any] | None"]
+"""A row as columns are made from it: id key, flags, the winner's generation, hlc, node and size, seq, the winner's
+digest, the bodies it carries joined, and what else there is (_pack_extra), None for a plain row. A plain tuple: a
+seal makes one per row."""
+
+
+def flat_row(row: Row) -> Flat:
+    """The row for pack_flats."""
+    id_key, leaves, bodies, seq, owed, stray, stale = row
+    generation, hlc, node, deleted, size, digest, ancestry = leaves[0]
+    body = bodies[0]
+    assert body is None or len(body) == size, "a row carries a body of another size than its leaf states"
+    flags = deleted | owed << 1 | stray << 2 | (body is not None) << 3
+    if stale is None and len(leaves) == 1 and ancestry is None:
+        return id_key, flags, generation, hlc, node, size, seq, digest, body or b"", None
+    return (
+        id_key, flags | FLAG_EXTRA, generation, hlc, node, size, seq, digest, pack_bodies((row,)), _pack_extra(row)
+    )
+
+
+def pack_flats(flats: Sequence[Flat], *, flags_mask: int = FLAGS_ALL) -> tuple[bytes, bytes]:
+    """Head and bodies of these rows, which unpack_head and rows_from read, flags outside the mask left out."""
+    id_keys, flags, generations, hlcs, nodes, sizes, seqs, digests, bodies, extras = zip(*flats, strict=True)
+    kept_flags = flags if flags_mask == FLAGS_ALL else [value & flags_mask for value in flags]
+    return _pack_columns(id_keys, kept_flags, generations, hlcs, nodes, sizes, seqs, digests, extras), b"".join(bodies)
+
+
 def pack_head(rows: Sequence[Row]) -> bytes:
     """Everything of the rows but their bodies; unpack_head reads it. Not compressed."""
-    return _pack_head(rows, FLAGS_ALL)
+    return pack_flats(list(map(flat_row, rows)))[0] if rows else _COLUMNS_HEAD.pack(_COLUMNS, 0)
 
 
 def pack_bodies(rows: Sequence[Row]) -> bytes:
@@ -122,8 +151,10 @@ def pack_wire(rows: Sequence[Row]) -> bytes:
     """One message part with head and bodies, compressed; what our disk alone needs (owed, stray, stale) is left out."""
     if any(row[6] is not None for row in rows):
         rows = [row if row[6] is None else row._replace(stale=None) for row in rows]
-    head = _pack_head(rows, FLAGS_ALL & ~(FLAG_OWED | FLAG_STRAY))
-    raw = b"".join((_U32.pack(len(head)), head, pack_bodies(rows)))
+    head, bodies = _COLUMNS_HEAD.pack(_COLUMNS, 0), b""
+    if rows:
+        head, bodies = pack_flats(list(map(flat_row, rows)), flags_mask=FLAGS_ALL & ~(FLAG_OWED | FLAG_STRAY))
+    raw = b"".join((_U32.pack(len(head)), head, bodies))
     packed: bytes = lz4.block.compress(raw, store_size=False)
     if len(packed) >= len(raw):
         return _WIRE_HEAD.pack(_WIRE_STORED, len(raw)) + raw
@@ -134,73 +165,37 @@ def pack_wire(rows: Sequence[Row]) -> bytes:
     return _WIRE_HEAD.pack(_WIRE_LZ4, len(raw)) + packed
 
 
-def _pack_head(rows: Sequence[Row], flags_mask: int) -> bytes:
-    if len(rows) == 1:
-        row = rows[0]
-        leaves = row[1]
-        if row[6] is None and len(leaves) == 1 and leaves[0][6] is None:
-            return _pack_single(row, flags_mask)
-    if not rows:
-        return _COLUMNS_HEAD.pack(_COLUMNS, 0)
-    id_keys, leaf_sets, bodies, seqs, owed, stray, stales = zip(*rows, strict=True)
-    winners = [leaves[0] for leaves in leaf_sets]
-    generations, hlcs, nodes, deleted, sizes, digests, ancestries = zip(*winners, strict=True)
-    lengths = [None if body[0] is None else len(body[0]) for body in bodies]
-    assert all(map(_is_size, lengths, sizes)), "a row carries a body of another size than its leaf states"
-    held = [length is not None for length in lengths]
-    extra: list[list[Any]] = []
-    if max(map(len, leaf_sets)) == 1 and ancestries.count(None) == stales.count(None) == len(rows):
-        flags = _flags(deleted, owed, stray, held)
-    else:
-        is_extra = list(map(_is_extra, leaf_sets, stales))
-        flags = _flags(deleted, owed, stray, held, is_extra)
-        extra = [_pack_extra(row) for row in compress(rows, is_extra)]
-    flags = flags.translate(bytes(value & flags_mask for value in range(256)))
+def _pack_columns(
+    id_keys: Sequence[bytes], flags: Sequence[int], generations: Sequence[int], hlcs: Sequence[int],
+    nodes: Sequence[int], sizes: Sequence[int], seqs: Sequence[int], digests: Sequence[bytes],
+    extras: Sequence[list[Any] | None],
+) -> bytes:
+    if len(flags) == 1 and extras[0] is None:
+        return _SINGLE_HEAD.pack(
+            _SINGLE, flags[0], len(id_keys[0]), generations[0], hlcs[0], nodes[0], sizes[0], seqs[0], digests[0]
+        ) + id_keys[0]
     node_table = sorted(set(nodes))
     number = {node: i for i, node in enumerate(node_table)}
     parts = [
-        _COLUMNS_HEAD.pack(_COLUMNS, len(rows)),
+        _COLUMNS_HEAD.pack(_COLUMNS, len(flags)),
         pack_ids(id_keys),
         pack_numbers(flags),
         pack_numbers(generations),
         pack_numbers(hlcs, is_growing=True),
         _U32.pack(len(node_table)) + struct.pack(f"<{len(node_table)}Q", *node_table),
-        pack_numbers([number[node] for node in nodes]),
+        pack_numbers([number[node] for node in nodes]) if len(node_table) > 1 else _NO_NUMBERS,
         pack_numbers(sizes),
         pack_numbers(seqs, is_growing=True),
         b"".join(digests),
     ]
+    extra = [item for item in extras if item is not None]
     if extra:
         parts.append(msgpack.packb(extra))
     return b"".join(parts)
 
 
-def _is_extra(leaves: Leaves, stale: StaleBody | None) -> bool:
-    return stale is not None or len(leaves) != 1 or leaves[0][6] is not None
-
-
-def _is_size(length: int | None, size: int) -> bool:
-    return length is None or length == size
-
-
-def _flags(
-    deleted: Iterable[bool], owed: Iterable[bool], stray: Iterable[bool], held: Iterable[bool],
-    is_extra: Iterable[bool] = repeat(False),
-) -> bytes:
-    columns = zip(deleted, owed, stray, held, is_extra, strict=False)  # is_extra may be endless
-    return bytes([d | o << 1 | s << 2 | h << 3 | e << 4 for d, o, s, h, e in columns])
-
-
-def _pack_single(row: Row, flags_mask: int) -> bytes:
-    id_key, leaves, bodies, seq, owed, stray, _ = row
-    generation, hlc, node, deleted, size, digest, _ = leaves[0]
-    body = bodies[0]
-    flags = deleted | owed << 1 | stray << 2
-    if body is not None:
-        assert len(body) == size, "a row carries a body of another size than its leaf states"
-        flags |= FLAG_BODY
-    head = _SINGLE_HEAD.pack(_SINGLE, flags & flags_mask, len(id_key), generation, hlc, node, size, seq, digest)
-    return head + id_key
+_NO_NUMBERS = pack_numbers([0])
+"""Any number of zeros."""
 
 
 def _pack_extra(row: Row) -> list[Any]:

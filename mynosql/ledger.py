@@ -9,6 +9,7 @@ calls) and replica.Replica (rows from the mesh).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from mynosql.clock import COUNTER_BITS, HybridClock
@@ -29,6 +30,8 @@ from mynosql.revision import (
 from mynosql.row import NO_DIGEST, Entry, Leaf, Leaves, Row, StaleBody
 from mynosql.store.store import Store
 from mynosql.sync.effects import Applied, RefusedRow
+
+_new_leaf = partial(tuple.__new__, Leaf)
 
 
 class Save(NamedTuple):
@@ -64,7 +67,14 @@ class Ledger:
 
         Raises RevisionConflict when the given rev is not one that may be followed; StorageFull, StorageFailed.
         """
-        row, leaf = self._row_of_save(save, self._store.find(save.id_key), branch=branch, now_ms=now_ms)
+        id_key, given, body = save
+        entry = self._store.find(id_key)
+        if entry is None and given is None:
+            # Most saves: what decide_save and child_of come to for a new record.
+            leaf = _new_leaf((1, self._clock.next(now_ms), self._node, False, len(body), digest_of(body), None))
+            self._store.put_new(id_key, leaf, body)
+            return leaf
+        row, leaf = self._row_of_save(save, entry, branch=branch, now_ms=now_ms)
         if row is not None:
             self._store.put_one(row)
         return leaf

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mynosql.errors import MyNoSQLError, StorageFailed, StorageFull
 from mynosql.replica import Replica
 
-PRESSURE_SEAL = 0.5
+PRESSURE_SEAL = 0.75
 """Up to this share sealing waits for a pause of the writers, from whom it takes processor time in a burst."""
 PRESSURE_CHECK_MASK = 31
 """The pressure is looked at after each 32nd write: a memtable takes thousands."""
@@ -22,7 +22,7 @@ SEAL_DELAY_S_MAX = 2.0
 """A full memtable waits no longer than this for a pause."""
 SEAL_PAUSE_S = 0.1
 """Nobody wrote for this long: a pause."""
-PRESSURE_SLOW = 0.75
+PRESSURE_SLOW = 0.9
 """From this share of the allowed unsealed bytes on, each save waits a little; at 1.0 until a seal is done."""
 PRESSURE_WAIT_S_MAX = 0.002
 FULL_RETRY_S = 1.0

@@ -176,7 +176,7 @@ def test_a_writer_waits_at_full_pressure_until_a_seal_is_done(bench: Bench, monk
 def test_a_writer_does_not_wait_while_the_sealer_keeps_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("mynosql.workers.time.sleep", slept.append)
-    for pressure in (0.0, 0.74, 0.8, 0.95):
+    for pressure in (0.0, 0.89, 0.92, 0.99):
         monkeypatch.setattr(Store, "pressure", property(lambda _, value=pressure: value))
         bench.workers.slow_down()
     assert len(slept) == 2

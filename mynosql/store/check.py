@@ -133,7 +133,7 @@ class Checker:
                 dead += 1
             else:
                 self._live_slots += 1
-                if not any(id_key in memtable.rows for memtable in self._memtables):
+                if not any(id_key in memtable for memtable in self._memtables):
                     self._count(state_of_entry(entry), entry.owed and entry.seq > self._counted.delivered)
         if (min(seqs, default=0), max(seqs, default=0), missing) != (block.seq_min, block.seq_max, block.missing):
             text = f"block {block.number}: its seqs or missing bodies are not as indexed"
@@ -185,10 +185,10 @@ class Checker:
     def _check_counts(self, tally: Tally) -> None:
         seen: set[bytes] = set()
         for memtable in reversed(self._memtables):
-            for id_key, row in memtable.rows.items():
-                if id_key not in seen:
+            for row in memtable.rows():
+                if row.id_key not in seen:
                     self._count(state_of_entry(entry_of_row(row)), row.owed and row.seq > tally.delivered)
-            seen |= memtable.rows.keys()
+            seen |= memtable.kept.keys()
         if not self._damaged_rows and self._counted.counters() != tally.counters():
             self._problem(
                 self._index_path, None, f"a full scan counts {self._counted.counters()}, kept is {tally.counters()}", 0

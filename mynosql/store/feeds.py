@@ -12,6 +12,7 @@ import gc
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import Any
 
 from mynosql.batch import FLAG_STRAY
 from mynosql.errors import StorageCorrupt
@@ -36,14 +37,29 @@ class _Decoded:
 
     __slots__ = ("has_bodies", "large", "rows", "seqs", "used")
 
-    def __init__(self, rows: list[Row], large: dict[int, Found], has_bodies: bool) -> None:
-        rows.sort(key=_seq_of)
+    def __init__(
+        self, rows: Sequence[Row], seqs: list[int], large: dict[int, Found], has_bodies: bool
+    ) -> None:
         self.rows = rows
-        self.seqs = [row.seq for row in rows]
+        self.seqs = seqs
         self.large = large
         """seq → where a row stands whose bodies were left on the disk for their size."""
         self.has_bodies = has_bodies
         self.used = 0
+
+
+class _Unpacked(Sequence[Row]):
+    """Rows of a memtable that was sealed, unpacked when they are asked for."""
+
+    def __init__(self, memtable: Memtable, seqs: Sequence[int]) -> None:
+        self._memtable = memtable
+        self._seqs = seqs
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._memtable.at(self._seqs[place])
 
 
 class Feed:
@@ -101,7 +117,7 @@ class Feed:
         self, memtables: Sequence[Memtable], after_seq: int, until_seq: int, bodies: bool, owed_only: bool
     ) -> Iterator[tuple[Row, Found | None]]:
         """Newest rows in seq order; with a place where large bodies were left out."""
-        newer = [memtable for memtable in memtables if memtable.rows]
+        newer = [memtable for memtable in memtables if memtable.kept]
         for segment in self._sealed.segments:
             if segment.seq_max <= after_seq or (owed_only and segment.number not in self._sealed.owed):
                 continue
@@ -157,7 +173,8 @@ class Feed:
                 except StorageCorrupt as error:
                     # One damaged block must not keep all others from every node.
                     self._sealed.note_problem(error, block.row_count)
-            return _Decoded([row for row in rows if not row.stray], large, bodies)
+            rows = sorted([row for row in rows if not row.stray], key=_seq_of)
+            return _Decoded(rows, [row.seq for row in rows], large, bodies)
 
     def _read_block(self, block: BlockRow, bodies: bool, large: dict[int, Found]) -> list[Row]:
         files = self._sealed.files
@@ -186,12 +203,19 @@ class Feed:
                     large[row.seq] = found
                 yield self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1)
 
-    def on_sealed(self, memtable: Memtable, segment: Segment | None, replaced_in: Sequence[int]) -> None:
-        """The memtable is a segment now: its rows serve whoever reads the end of the feed without decoding it."""
+    def on_sealed(
+        self, memtable: Memtable, segment: Segment | None, replaced_in: Sequence[int], contents: Sequence[bytes]
+    ) -> None:
+        """The memtable is a segment now: its rows serve whoever reads the end of the feed without decoding it.
+
+        contents: what the seal has read of its journals.
+        """
         for number in replaced_in:
             self._decoded.pop(number, None)
         if segment is not None and self._is_followed:
-            decoded = _Decoded(list(memtable.between(0, memtable.last_seq)), {}, True)
+            memtable.hold(contents)
+            seqs = memtable.fed_seqs()
+            decoded = _Decoded(_Unpacked(memtable, seqs), seqs, {}, True)
             decoded.used = self._clock
             self._keep(segment.number, decoded)
         self._is_followed = False
@@ -221,7 +245,7 @@ def _newest(row: Row, newer: Sequence[Memtable]) -> Row | None:
     """The row itself; what brought it a body later, under the same seq; or None when it was replaced by a later seq."""
     id_key = row.id_key
     for memtable in reversed(newer):
-        found = memtable.rows.get(id_key)
+        found = memtable.row(id_key)
         if found is not None:
             return found if found.seq == row.seq else None
     return row

@@ -95,14 +95,14 @@ class JournalWriter:
         return self._file.size
 
     def append(self, payload: bytes) -> int:
-        """Append one frame; returns its offset. Not fsynced: flush(). Raises StorageFull, StorageFailed.
+        """Append one frame; returns the offset of its payload. Not fsynced: flush(). Raises StorageFull, StorageFailed.
 
         payload: at most PAYLOAD_BYTES_MAX.
         """
         assert len(payload) <= PAYLOAD_BYTES_MAX
         offset = self._file.write(pack_frame(self.number, self.frames, payload))
         self.frames += 1
-        return offset
+        return offset + FRAME_HEADER.size
 
     def flush(self) -> None:
         """Every frame appended so far is on the disk."""

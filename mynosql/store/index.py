@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from mynosql.errors import FormatUnknown, StorageCorrupt, StorageFailed, StorageFull
@@ -85,8 +85,8 @@ class Commit:
     """New ones."""
     blocks: Sequence[BlockRow] = ()
     """New ones."""
-    places: Sequence[Placed] = ()
-    """Replace what the hash had; one per hash; fastest when sorted."""
+    places: Mapping[int, int] = field(default_factory=dict)
+    """Short hash → place of its row; replace what the hash had. Fastest in the order of the hashes."""
     places_removed: Sequence[int] = ()
     """Short hashes that no longer name a place."""
     twins: Sequence[Placed] = ()
@@ -190,6 +190,8 @@ CACHE_KIB = 1024
 """Per connection; the operating system caches the file as well."""
 _WAL_BYTES_KEPT = 4 << 20
 _ASKED_AT_ONCE = 500
+_PLACES_AT_ONCE = 480
+"""Twice as many values in one statement: below 999, which every SQLite takes."""
 _HASHES_AT_ONCE = 10_000
 _BUSY_TIMEOUT_S = 30.0
 _SQL_ERRORS = (sqlite3.Error, UnicodeError)
@@ -403,7 +405,7 @@ def _apply(connection: sqlite3.Connection, commit: Commit) -> None:
     many(f"INSERT INTO segment ({_SEGMENT}) VALUES (?,?,?,?,?,?,?,?,?)", commit.segments)
     many(f"INSERT INTO block ({_BLOCK}) VALUES (?,?,?,?,?,?,?,?,?,?)", commit.blocks)
     many("DELETE FROM place WHERE hash=?", ((found,) for found in commit.places_removed))
-    many("INSERT OR REPLACE INTO place (hash, place) VALUES (?,?)", sorted(commit.places))  # sorted: page after page
+    _insert_places(connection, commit.places)
     many("DELETE FROM twin WHERE hash=? AND place=?", commit.twins_removed)
     many("INSERT OR REPLACE INTO twin (hash, place) VALUES (?,?)", commit.twins)
     many("UPDATE segment SET dead=dead+? WHERE number=?", ((rows, number) for number, rows in commit.dead.items()))
@@ -415,6 +417,15 @@ def _apply(connection: sqlite3.Connection, commit: Commit) -> None:
         counters.append(("journal_sealed", commit.journal_sealed))
     many("INSERT INTO counter (name, value) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET "
          "value=max(value, excluded.value)", counters)
+
+
+def _insert_places(connection: sqlite3.Connection, places: Mapping[int, int]) -> None:
+    """Many rows a statement: at each one sqlite3 gives up the interpreter's lock and may wait 5 ms to get it back."""
+    pairs = list(chain.from_iterable(places.items()))
+    for start in range(0, len(pairs), _PLACES_AT_ONCE * 2):
+        part = pairs[start : start + _PLACES_AT_ONCE * 2]
+        marks = ",".join(["(?,?)"] * (len(part) // 2))
+        connection.execute(f"INSERT OR REPLACE INTO place (hash, place) VALUES {marks}", part)
 
 
 def _check_format(path: str) -> bool:

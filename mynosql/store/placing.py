@@ -7,24 +7,21 @@ one is a twin. Driven by a seal job and by the rebuilding of an index.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import groupby
-from operator import itemgetter
 
 from mynosql.store.filter import Filter
 from mynosql.store.index import BlockRow, Index, Placed, Segment
 from mynosql.store.shard import block_of, place_of
-
-_new_placed = partial(tuple.__new__, Placed)
 
 
 @dataclass(slots=True)
 class Placement:
     """What a commit is told."""
 
-    places: list[Placed] = field(default_factory=list)
+    places: dict[int, int] = field(default_factory=dict)
+    """Short hash → place; in the order of the hashes but for those that are in use already."""
     twins: list[Placed] = field(default_factory=list)
     twins_removed: list[Placed] = field(default_factory=list)
     dead: dict[int, int] = field(default_factory=dict)
@@ -51,23 +48,26 @@ class Placer:
         """
         placement = Placement()
         maybe = self._filter.might_contain
-        asked = [found for id_key, found in zip(id_keys, hashes, strict=True) if id_key in known_ids or maybe(found)]
+        pairs = zip(id_keys, hashes, strict=True) if self._segments else ()
+        asked = [found for id_key, found in pairs if id_key in known_ids or maybe(found)]
         olds = self._index.places(asked) if asked else {}
-        if not olds and len(set(hashes)) == len(hashes):
-            # New ids only, as in a logger or a first sync: nothing to compare.
-            placement.places = list(map(_new_placed, sorted(zip(hashes, places, strict=True))))
-            return placement
-        by_hash = sorted(zip(hashes, places, id_keys, strict=True), key=itemgetter(0))
-        for found, group in groupby(by_hash, key=itemgetter(0)):
-            members = [(place, id_key) for _, place, id_key in group]
+        # By numbers alone: tens of thousands of tuples would set off Python's cyclic collector.
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+        placement.places = dict(zip(map(hashes.__getitem__, order), map(places.__getitem__, order), strict=True))
+        members: dict[int, list[tuple[int, bytes]]] = {found: [] for found in olds}
+        if len(placement.places) < len(hashes):
+            members.update((found, []) for found, count in Counter(hashes).items() if count > 1)
+        if members:
+            for found, place, id_key in zip(hashes, places, id_keys, strict=True):
+                if found in members:
+                    members[found].append((place, id_key))
+        for found, group in members.items():
             old = olds.get(found)
-            is_plain = old is None or (members[0][1] in known_ids and not self._index.twins(found))
-            if len(members) > 1 or not is_plain:
-                self._place_colliding(found, members, old, placement)
-                continue
-            placement.places.append(Placed(found, members[0][0]))
-            if old is not None:
+            if len(group) == 1 and old is not None and group[0][1] in known_ids and not self._index.twins(found):
                 self._bury(old, placement)
+            else:
+                del placement.places[found]
+                self._place_colliding(found, group, old, placement)
         return placement
 
     def _place_colliding(
@@ -81,7 +81,7 @@ class Placer:
             if replaced is not None:
                 self._bury(replaced, placement)
             if replaced == old if replaced is not None else is_first_free:
-                placement.places.append(Placed(found, place))
+                placement.places[found] = place
                 is_first_free = False
                 continue
             if replaced is not None:

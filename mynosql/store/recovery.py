@@ -15,9 +15,10 @@ from mynosql.errors import StorageCorrupt
 from mynosql.store.files import Files
 from mynosql.store.filter import FILE_NAME as FILTER_NAME
 from mynosql.store.filter import Filter
-from mynosql.store.frames import Frame, JournalReader, journal_name, parse_journal_name
+from mynosql.store.frames import FRAME_HEADER, Frame, JournalReader, journal_name, parse_journal_name
 from mynosql.store.index import Index
 from mynosql.store.journal import FrameContent, unpack_frame_content
+from mynosql.store.memtable import JOURNALED_BYTES_MAX, spot_of
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, unpack_owed
 from mynosql.store.sealed import Sealed, complete_filter
 from mynosql.store.shard import FILE_HEADER, parse_shard_name, shard_name
@@ -161,10 +162,16 @@ class _Replayer:
         finally:
             file.close()
         reader = JournalReader(self._files, name)
+        source = self._store.start_replayed_journal(name)
         for frame in reader:
             content = self._content(name, frame)
             if content is not None:
-                self._store.replay_frame(content.rows, self._believed(content))
+                start = frame.offset + FRAME_HEADER.size
+                spots = [
+                    spot_of(source, start + offset, length) if length <= JOURNALED_BYTES_MAX else None
+                    for offset, length in content.spans
+                ]
+                self._store.replay_frame(list(zip(content.rows, spots, strict=True)), self._believed(content))
         for damage in reader.damages:
             if damage.frames:  # none: only the file's header, and no save was in it
                 self._problem(name, damage.offset, f"{damage.frames} saves cannot be read", damage.frames)

@@ -71,7 +71,7 @@ def scan(
     Damaged blocks are stepped over and noted in sealed.problems. Nothing may be put while the iterator is used.
     """
     sources: list[tuple[bytes, _Source]] = [
-        (low, _MemtableSource(memtable, missing_only)) for memtable in reversed(memtables) if memtable.rows
+        (low, _MemtableSource(memtable, missing_only)) for memtable in reversed(memtables) if memtable.kept
     ]
     sources += [
         (max(low, segment.first_key), _SegmentSource(sealed, segment, missing_only))
@@ -114,7 +114,9 @@ class _MemtableSource:
             yield self._id_key
 
     def entry(self) -> Entry | None:
-        entry = entry_of_row(self._memtable.rows[self._id_key])
+        row = self._memtable.row(self._id_key)
+        assert row is not None, "rows never leave a memtable"
+        entry = entry_of_row(row)
         return None if self._missing_only and not is_missing(entry) else entry
 
 

@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
 
-from mynosql.errors import StorageCorrupt, StorageError, StorageFull
+from mynosql.batch import FLAG_OWED, FLAG_STRAY, Flat, flat_row
+from mynosql.errors import StorageCorrupt, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import id_hash
-from mynosql.row import Row
 from mynosql.store import shard
-from mynosql.store.files import AppendFile, Files
+from mynosql.store.files import Files
 from mynosql.store.filter import FILE_NAME as FILTER_NAME
 from mynosql.store.filter import Filter
 from mynosql.store.frames import JournalWriter, journal_name
 from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
-from mynosql.store.memtable import Memtable
+from mynosql.store.memtable import NO_HASH, Kept, Memtable
+from mynosql.store.packed import HEAD_ROW_BYTES, extent_of, flat_of
+from mynosql.store.packing import in_order
 from mynosql.store.placing import Placer, places_of
 
 SHARD_BYTES_MAX = 64 << 20
@@ -31,6 +37,7 @@ FILTER_GROWTH_MAX = 8
 """The filter's file is written anew when its ids grew by one part in this many: recovery reads the rest from heads."""
 TALLY_NOTE = ".tally"
 OWED_NOTE = ".owed"
+_OWED_CHANGE = FLAG_OWED | FLAG_STRAY
 _OWED = struct.Struct("<QQ")  # segment number, owed rows
 
 
@@ -70,6 +77,8 @@ class SealPlan:
     """Where to append; made if missing."""
     preset: int
     """LZMA effort: 1 under load, 6 when there is time."""
+    threads: int
+    """How many blocks are packed at a time."""
     segments: Sequence[Segment]
     owed: Mapping[int, int]
     rows_sealed: int
@@ -89,6 +98,14 @@ class Outcome:
     shard_number: int = 0
     filter_rows_saved: int | None = None
     """None: the filter's file was left as it is."""
+    contents: Sequence[bytes] = ()
+    """What Memtable.load() gave."""
+
+
+class _PackedRun(NamedTuple):
+    block: shard.PackedBlock
+    hashes: list[int]
+    owed: int
 
 
 class SealJob:
@@ -106,21 +123,27 @@ class SealJob:
     def run(self) -> None:
         """The segment is sealed and committed. Raises StorageFull (try again later), StorageFailed, StorageCorrupt."""
         plan = self.plan
-        rows = [row for _, row in sorted(plan.memtable.rows.items())]
+        items = sorted(plan.memtable.kept.items(), key=itemgetter(0))
         outcome = Outcome(shard_number=plan.shard_number)
         blocks: list[BlockRow] = []
-        if rows:
-            blocks = self._write_shard(rows, outcome)
-        hashes = [short_hash(id_hash(row.id_key)) for row in rows]
+        hashes: list[int] = []
+        if items:
+            outcome.contents = plan.memtable.load()
+            runs = in_order(
+                partial(self._pack_run, items, outcome.contents), self._cut(items, outcome.contents),
+                threads=plan.threads,
+            )
+            blocks = self._write_shard([run.block for run in runs], outcome)
+            hashes = list(chain.from_iterable([run.hashes for run in runs]))
+            outcome.owed = sum([run.owed for run in runs])
         placer = Placer(self._index, self._filter, plan.segments, self._id_key)
         placed = placer.place(
-            [row.id_key for row in rows], hashes, places_of(blocks), known_ids=plan.memtable.replaces
+            [id_key for id_key, _ in items], hashes, places_of(blocks), known_ids=plan.memtable.replaces
         )
         outcome.dead = placed.dead
-        segments = self._segment(rows, blocks)
+        segments = self._segment(items, blocks)
         if segments:
             outcome.segment = segments[0]
-            outcome.owed = sum(row.owed and not row.stray for row in rows)
         # Before the commit: from then on the index may be asked for these ids, and the filter must not say no.
         self._filter.add_many(hashes)
         self._index.commit(Commit(
@@ -131,9 +154,53 @@ class SealJob:
         self.outcome = outcome
         self._maybe_save_filter(outcome)
 
-    # The shard
+    # The blocks
 
-    def _write_shard(self, rows: Sequence[Row], outcome: Outcome) -> list[BlockRow]:
+    def _cut(self, items: Sequence[tuple[bytes, Kept]], contents: Sequence[bytes]) -> list[tuple[int, slice]]:
+        """Which items make which block, numbered."""
+        packed_in = self.plan.memtable.packed_in
+        extents: list[tuple[int, int]] = []
+        for id_key, kept in items:
+            if type(kept) is int:
+                extents.append(extent_of(packed_in(contents, kept), len(id_key)))
+            else:
+                flat = flat_row(kept)  # type: ignore[arg-type]
+                extents.append((len(flat[8]), HEAD_ROW_BYTES + len(id_key) // 2))
+        return list(enumerate(shard.cut_blocks(extents, self._block_bytes_max), self.plan.block_first))
+
+    def _pack_run(
+        self, items: Sequence[tuple[bytes, Kept]], contents: Sequence[bytes], numbered: tuple[int, slice]
+    ) -> _PackedRun:
+        """One block. Runs on several threads at once: touches only what is frozen."""
+        memtable = self.plan.memtable
+        number, run = numbered
+        rows: list[Flat] = []
+        for id_key, kept in items[run]:
+            if type(kept) is not int:
+                rows.append(flat_row(kept))  # type: ignore[arg-type]
+                continue
+            try:
+                rows.append(flat_of(memtable.packed_in(contents, kept), id_key))
+            except ValueError as error:
+                raise StorageFailed(
+                    f"what was saved of {id_key!r} cannot be read from its journal again ({error}); check the disk, "
+                    "then open the database again"
+                ) from error
+        owed = sum([row[1] & _OWED_CHANGE == FLAG_OWED for row in rows])
+        block = shard.pack_block(rows, number=number, preset=self.plan.preset)
+        return _PackedRun(block, self._hashes(rows), owed)
+
+    def _hashes(self, rows: Sequence[Flat]) -> list[int]:
+        """The rows' short hashes: most are known since they were looked up to be saved."""
+        first, known = self.plan.memtable.first_seq, self.plan.memtable.hashes
+        hashes = []
+        for row in rows:
+            place = row[6] - first
+            found = known[place] if 0 <= place < len(known) and not row[1] & FLAG_STRAY else NO_HASH
+            hashes.append(short_hash(id_hash(row[0])) if found == NO_HASH else found)
+        return hashes
+
+    def _write_shard(self, packed: Sequence[shard.PackedBlock], outcome: Outcome) -> list[BlockRow]:
         plan, files = self.plan, self._files
         number = plan.shard_number
         file = files.open_append(shard.shard_name(number))
@@ -147,7 +214,13 @@ class SealJob:
             self.shard_end = (number, start)
             if not start:
                 file.write(shard.pack_file_header(number))
-            blocks = list(self._write_blocks(file, number, rows))
+            blocks = []
+            for block in packed:
+                offset = file.write(block.data)
+                blocks.append(BlockRow(
+                    block.number, plan.segment_number, number, offset, block.head_bytes, block.body_bytes,
+                    block.row_count, block.seq_min, block.seq_max, block.missing,
+                ))
             file.flush()
             if not start:
                 files.sync_folder()
@@ -155,26 +228,16 @@ class SealJob:
         finally:
             file.close()
 
-    def _write_blocks(self, file: AppendFile, shard_number: int, rows: Sequence[Row]) -> Iterator[BlockRow]:
-        plan = self.plan
-        for number, run in enumerate(shard.cut_blocks(rows, self._block_bytes_max), plan.block_first):
-            packed = shard.pack_block(run, number=number, preset=plan.preset)
-            offset = file.write(packed.data)
-            yield BlockRow(
-                number, plan.segment_number, shard_number, offset, packed.head_bytes, packed.body_bytes,
-                packed.row_count, packed.seq_min, packed.seq_max, packed.missing,
-            )
-
     # The index
 
-    def _segment(self, rows: Sequence[Row], blocks: Sequence[BlockRow]) -> list[Segment]:
+    def _segment(self, items: Sequence[tuple[bytes, Kept]], blocks: Sequence[BlockRow]) -> list[Segment]:
         if not blocks:
             return []
         with_seqs = [block for block in blocks if block.seq_max]
         return [Segment(
-            self.plan.segment_number, rows[0].id_key, rows[-1].id_key,
+            self.plan.segment_number, items[0][0], items[-1][0],
             min((block.seq_min for block in with_seqs), default=0), max(block.seq_max for block in blocks),
-            blocks[0].number, blocks[-1].number, len(rows),
+            blocks[0].number, blocks[-1].number, len(items),
         )]
 
     def _id_key(self, place: int) -> bytes:

@@ -54,9 +54,14 @@ class Sealed:
 
     def locate(self, id_key: bytes) -> Found | None:
         """The block and slot of the id's row, None when no sealed row has it. Raises StorageCorrupt."""
-        if not self.segments:
-            return None
-        found = short_hash(id_hash(id_key))
+        return self.locate_hashed(id_key, self.hash_of(id_key)) if self.segments else None
+
+    def hash_of(self, id_key: bytes) -> int:
+        """The id's short hash, for locate_hashed()."""
+        return short_hash(id_hash(id_key))
+
+    def locate_hashed(self, id_key: bytes, found: int) -> Found | None:
+        """locate() for who knows the id's short hash already."""
         if not self.filter.might_contain(found):
             return None
         place = self.index.place(found)

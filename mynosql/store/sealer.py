@@ -121,6 +121,7 @@ class Sealer:
         self._seal = SealJob(self._files, index, self._sealed.filter, SealPlan(
             memtable=unsealed.frozen[0], segment_number=index.last_segment + 1, block_first=index.last_block + 1,
             shard_number=self.shard_number, preset=PRESET_IDLE if is_idle else PRESET_BUSY,
+            threads=1 if is_idle or force else self._options.seal_threads,
             segments=tuple(segments), owed=dict(self._sealed.owed), rows_sealed=self._rows_sealed(),
             filter_rows_saved=self.filter_rows_saved,
         ), BLOCK_BYTES_MAX)
@@ -162,7 +163,7 @@ class Sealer:
 
     def _swap(self, memtable: Memtable, outcome: Outcome) -> None:
         self._sealed.add_segment(outcome.segment, outcome.owed, outcome.dead)
-        self._feed.on_sealed(memtable, outcome.segment, tuple(outcome.dead))
+        self._feed.on_sealed(memtable, outcome.segment, tuple(outcome.dead), outcome.contents)
         self.shard_number = outcome.shard_number
         if outcome.filter_rows_saved is not None:
             self.filter_rows_saved = outcome.filter_rows_saved

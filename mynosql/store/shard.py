@@ -14,6 +14,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from mynosql import batch, codec
+from mynosql.batch import Flat
 from mynosql.errors import FormatUnknown, StorageCorrupt
 from mynosql.row import Leaf, Row
 from mynosql.store import streams
@@ -40,6 +41,7 @@ ones save nothing (measured: 10.1 bytes a row at 210 rows, 9.9 at 840)."""
 HEAD_RAW_MAX = 64 << 20
 """Sanity bound for one head; a single row of 64 leaves with 64-node vectors stays far below it."""
 _HEAD_AS_IS = 1
+_THERE = batch.FLAG_BODY | batch.FLAG_DELETED
 _ROW_BYTES = 300
 """What one row of a decoded head holds in memory beyond its bytes (four ints, two bytes objects)."""
 
@@ -102,50 +104,29 @@ def slot_of(place: int) -> int:
     return place & ROWS_A_BLOCK_MAX - 1
 
 
-def cut_blocks(rows: Iterable[Row], block_bytes_max: int = BLOCK_BYTES_MAX) -> Iterator[list[Row]]:
+def cut_blocks(extents: Iterable[tuple[int, int]], block_bytes_max: int = BLOCK_BYTES_MAX) -> Iterator[slice]:
     """Cut rows, sorted by id key, into runs that each make one block.
 
-    A block's bodies stay within block_bytes_max and its head small; a row that is larger alone makes a block of its
-    own, so that only a single row is ever cut in pieces.
+    extents: for each row the bytes of its bodies and about what it adds to a raw head. A block's bodies stay within
+    block_bytes_max and its head small; a row that is larger alone makes a block of its own, so that only a single row
+    is ever cut in pieces.
     """
-    run: list[Row] = []
-    body_bytes = head_cost = 0
-    for row in rows:
-        id_key, leaves, bodies, _, _, _, stale = row
-        if len(leaves) == 1 and stale is None and leaves[0].ancestry is None:
-            body = bodies[0]
-            row_bytes, row_cost = 0 if body is None else len(body), 24 + len(id_key) // 2
-        else:
-            row_bytes, row_cost = _body_bytes(row), _head_cost(row)
+    start = end = body_bytes = head_cost = 0
+    for row_bytes, row_cost in extents:
         is_full = body_bytes + row_bytes > block_bytes_max or head_cost + row_cost > HEAD_COST_MAX
-        if run and (is_full or len(run) >= ROWS_A_BLOCK_MAX):
-            yield run
-            run, body_bytes, head_cost = [], 0, 0
-        run.append(row)
+        if end > start and (is_full or end - start >= ROWS_A_BLOCK_MAX):
+            yield slice(start, end)
+            start, body_bytes, head_cost = end, 0, 0
+        end += 1
         body_bytes += row_bytes
         head_cost += row_cost
-    if run:
-        yield run
+    if end > start:
+        yield slice(start, end)
 
 
-def _body_bytes(row: Row) -> int:
-    carried = sum([len(body) for body in row.bodies if body is not None])
-    return carried if row.stale is None else carried + len(row.stale.body)
-
-
-def _head_cost(row: Row) -> int:
-    """About what the row adds to a raw head once the ids' common beginnings are compressed."""
-    cost = 24 * len(row.leaves) + len(row.id_key) // 2
-    for leaf in row.leaves:
-        if leaf.ancestry is not None:
-            cost += 12 * (len(leaf.ancestry.vector) + len(leaf.ancestry.excepted))
-    return cost
-
-
-def pack_block(rows: Sequence[Row], *, number: int, preset: int = 1) -> PackedBlock:
+def pack_block(rows: Sequence[Flat], *, number: int, preset: int = 1) -> PackedBlock:
     """Pack rows, sorted by id key, as block `number`. preset: LZMA effort, 1 when sealing, 6 when there is time."""
-    head_raw = batch.pack_head(rows)
-    body_raw = batch.pack_bodies(rows)
+    head_raw, body_raw = batch.pack_flats(rows)
     assert 0 < len(rows) <= ROWS_A_BLOCK_MAX
     assert len(head_raw) <= HEAD_RAW_MAX
     head = streams.compress(head_raw, preset)
@@ -158,11 +139,12 @@ def pack_block(rows: Sequence[Row], *, number: int, preset: int = 1) -> PackedBl
         len(body.stored), crc32(body.stored),
     )[_CRC_FROM:] + head + body.table
     data = BLOCK_MAGIC + bytes((FORMAT,)) + crc32(rest).to_bytes(4, "little") + rest
-    seqs = [row.seq for row in rows if not row.stray]
+    flags = bytes([row[1] for row in rows])
+    seqs = [row[6] for row in rows if not row[1] & batch.FLAG_STRAY]
     return PackedBlock(
         data=data + body.stored, number=number, head_bytes=len(data), body_bytes=len(body.stored), row_count=len(rows),
         seq_min=min(seqs, default=0), seq_max=max(seqs, default=0),
-        missing=sum(row.bodies[0] is None and not row.leaves[0].deleted for row in rows),
+        missing=sum([flags.count(value) for value in set(flags) if not value & _THERE]),
     )
 
 

@@ -19,7 +19,9 @@ from mynosql.store.check import Checker
 from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
 from mynosql.store.index import Index
-from mynosql.store.journal import check_note, pack_frame_content, pack_row
+from mynosql.store.journal import check_note, pack_many
+from mynosql.store.memtable import JOURNALED_BYTES_MAX, NO_HASH, spot_of
+from mynosql.store.packed import KIND_PLAIN, LZ4_BYTES_MIN, PLAIN_HEAD, PLAIN_LIVE, compressed, pack_row
 from mynosql.store.scan import scan
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.sealed import Sealed
@@ -31,6 +33,10 @@ from mynosql.store.unsealed import Unsealed
 DELIVERED_NOTE = "delivered"
 OWN_NOTES_PREFIX = "."
 """Notes of the store itself; callers neither see nor write them."""
+SOURCES_MAX = 100
+"""Journals of killed processes that one memtable may point into."""
+ReplayedRow = tuple[Row, "int | None"]
+"""A row, and where it stands in its journal (memtable.spot_of)."""
 ABSENT_MAX = 4096
 """Ids remembered as unknown between two writes."""
 WHOLE_OVERHEAD_BYTES = 250
@@ -39,6 +45,7 @@ CACHED_OVERHEAD_BYTES = 700
 """What a cached record costs beside its body: key, entry, leaf and the dict's slot in CPython."""
 
 _new_row = partial(tuple.__new__, Row)
+_pack_plain = PLAIN_HEAD.pack
 
 
 class Job(Protocol):
@@ -66,7 +73,8 @@ class Store:
         self._wholes: Cache[bytes, bytes] = Cache(options.cache_bytes_max * 3 // 4)
         """The same as the caller wants them packed."""
         self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max)
-        self._absent: set[bytes] = set()
+        self._absent: dict[bytes, int] = {}
+        """Ids found to be unknown, with their short hashes."""
         self._is_closed = False
 
     @classmethod
@@ -97,9 +105,10 @@ class Store:
         if hit is not None:
             return hit[0][0]
         unsealed = self._unsealed
-        row = unsealed.active.rows.get(id_key)
-        if row is None and unsealed.frozen:
-            row = unsealed.frozen_row(id_key)
+        kept = unsealed.active.kept.get(id_key)
+        if kept is not None:
+            return entry_of_row(unsealed.active.unpack(kept))
+        row = unsealed.frozen_row(id_key) if unsealed.frozen else None
         return self._find_sealed(id_key) if row is None else entry_of_row(row)
 
     def _find_sealed(self, id_key: bytes) -> Entry | None:
@@ -111,12 +120,14 @@ class Store:
         entry = self._entries.find(id_key) if self._entries else None
         if entry is not None:
             return entry
-        found = self._sealed.locate(id_key)
+        sealed = self._sealed
+        hashed = sealed.hash_of(id_key) if sealed.segments else NO_HASH
+        found = sealed.locate_hashed(id_key, hashed) if sealed.segments else None
         if found is None:
             # Cleared by every write; a save asks twice, first whether the id is known, then to count it.
             if len(self._absent) >= ABSENT_MAX:
                 self._absent.clear()
-            self._absent.add(id_key)
+            self._absent[id_key] = hashed
             return None
         entry = self._sealed.entry(found)
         self._entries.put(id_key, entry, 1)
@@ -330,7 +341,7 @@ class Store:
         if self._sealer.read_only_reason or self._sealer.full or unsealed.active.size_bytes >= self._memtable_bytes_max:
             self._make_room()
         id_key, leaves, bodies, seq, owed, stray, stale = row
-        known: Row | Entry | None = unsealed.active.rows.get(id_key)
+        known: Row | Entry | None = unsealed.active.row(id_key)
         is_outside = False
         if known is None:
             known = (unsealed.frozen_row(id_key) if unsealed.frozen else None) or self._find_sealed(id_key)
@@ -340,19 +351,54 @@ class Store:
             row = _new_row((id_key, leaves, bodies, seq, owed, False, stale))
         elif known is None or known.seq != seq:
             raise _stray_error(row, known)
+        packed = compressed(pack_row(row))
+        offset = self._append(packed)
+        spot = None
+        if len(packed) <= JOURNALED_BYTES_MAX:
+            spot = spot_of(unsealed.active.source, offset, len(packed))
+        hashed = NO_HASH
+        if known is None:
+            hashed = self._absent.get(id_key, NO_HASH)
+            self._absent.clear()
+        else:
+            self._forget(id_key)
+        unsealed.absorb(row, spot, known, is_outside, hashed)
+        return seq
+
+    def put_new(self, id_key: bytes, leaf: Leaf, body: bytes) -> None:
+        """put_one() of an owed row of one plain leaf of our own node, for an id that find() has just called unknown.
+
+        The path of most saves: no Row is made.
+        """
+        if len(body) + len(id_key) + PLAIN_HEAD.size > JOURNALED_BYTES_MAX:
+            self.put_one(_new_row((id_key, (leaf,), (body,), 0, True, False, None)))
+            return
+        unsealed = self._unsealed
+        if self._sealer.read_only_reason or self._sealer.full or unsealed.active.size_bytes >= self._memtable_bytes_max:
+            self._make_room()
+        generation, hlc, node, _, size, digest, _ = leaf
+        packed = _pack_plain(
+            KIND_PLAIN, PLAIN_LIVE, len(id_key), generation, hlc, node, size, unsealed.tally.head_seq + 1, digest
+        ) + id_key + body
+        if len(packed) >= LZ4_BYTES_MIN:
+            packed = compressed(packed)
+        offset = self._append(packed)
+        hashed = self._absent.get(id_key, NO_HASH)
+        self._absent.clear()
+        unsealed.absorb_new(id_key, offset, len(packed), hlc, hashed)
+
+    def _append(self, payload: bytes) -> int:
         try:
-            unsealed.append(pack_row(row))
+            return self._unsealed.append(payload)
         except StorageFailed as error:
             self._sealer.fail(error)
             raise
-        if known is None:
-            self._absent.clear()
-        else:
-            self._records.drop(id_key)
-            self._wholes.drop(id_key)
-            self._entries.drop(id_key)
-        unsealed.absorb(row, known, is_outside)
-        return seq
+
+    def _forget(self, id_key: bytes) -> None:
+        """What was read of the record is not what it is any more."""
+        self._records.drop(id_key)
+        self._wholes.drop(id_key)
+        self._entries.drop(id_key)
 
     def put(self, rows: Sequence[Row], *, notes: Mapping[str, bytes] | None = None) -> None:
         """All rows are the newest state of their ids and all notes have their values (b"": gone), or nothing changed.
@@ -371,19 +417,18 @@ class Store:
         numbered = self._unsealed.numbered(rows)
         knowns = self._known_before(numbered)
         passed = self._delivery(notes)
-        try:
-            self._unsealed.append(pack_frame_content(numbered, notes, seq_before=self.head_seq))
-        except StorageFailed as error:
-            self._sealer.fail(error)
-            raise
+        packed = [compressed(pack_row(row)) for row in numbered]
+        payload, first = pack_many(packed, notes, seq_before=self.head_seq)
+        offset = self._append(payload) + first
+        source = self._unsealed.active.source
         self._absorb_notes(notes, passed)
-        self._absent.clear()
-        for row, (known, is_outside) in zip(numbered, knowns, strict=True):
+        hashes, self._absent = self._absent, {}
+        for row, packed_row, (known, is_outside) in zip(numbered, packed, knowns, strict=True):
             if known is not None:
-                self._records.drop(row.id_key)
-                self._wholes.drop(row.id_key)
-                self._entries.drop(row.id_key)
-            self._unsealed.absorb(row, known, is_outside)
+                self._forget(row.id_key)
+            spot = spot_of(source, offset, len(packed_row)) if len(packed_row) <= JOURNALED_BYTES_MAX else None
+            offset += len(packed_row)
+            self._unsealed.absorb(row, spot, known, is_outside, hashes.get(row.id_key, NO_HASH))
 
     def _make_room(self) -> None:
         """The active memtable may take a frame. Raises StorageFailed when read-only, StorageFull when none can wait."""
@@ -398,12 +443,12 @@ class Store:
     def _known_before(self, rows: Sequence[Row]) -> list[tuple[Row | Entry | None, bool]]:
         """Per row what was known of its id, and whether that stands outside the active memtable."""
         unsealed = self._unsealed
-        active = unsealed.active.rows
+        active = unsealed.active
         found: list[tuple[Row | Entry | None, bool]] = []
         earlier: dict[bytes, Row] = {}
         for row in rows:
             id_key = row.id_key
-            known: Row | Entry | None = earlier.get(id_key) or active.get(id_key)
+            known: Row | Entry | None = earlier.get(id_key) or active.row(id_key)
             is_outside = False
             if known is None:
                 known = (unsealed.frozen_row(id_key) if unsealed.frozen else None) or self._find_sealed(id_key)
@@ -433,12 +478,12 @@ class Store:
 
     # Recovery (recovery.py drives it)
 
-    def replay_frame(self, rows: Sequence[Row], notes: Mapping[str, bytes]) -> None:
+    def replay_frame(self, rows: Sequence[ReplayedRow], notes: Mapping[str, bytes]) -> None:
         """What a frame of an earlier run says is in memory again. Rows that are there already change nothing."""
         unsealed = self._unsealed
         self._absorb_notes(notes, self._delivery(notes))
-        for row in rows:
-            known: Row | Entry | None = unsealed.active.rows.get(row.id_key)
+        for row, spot in rows:
+            known: Row | Entry | None = unsealed.active.row(row.id_key)
             is_outside = known is None
             try:
                 known = known or unsealed.frozen_row(row.id_key) or self._find_sealed(row.id_key)
@@ -453,12 +498,17 @@ class Store:
                 unsealed.active.skip_to(row.seq)
             self._absent.clear()
             self._entries.drop(row.id_key)
-            unsealed.absorb(row, known, is_outside and known is not None)
+            unsealed.absorb(row, spot, known, is_outside and known is not None)
+
+    def start_replayed_journal(self, name: str) -> int:
+        """Rows of this journal are coming; returns the source for spot_of()."""
+        return self._unsealed.active.add_source(name)
 
     def end_replayed_journal(self, number: int) -> None:
         """The journal's rows are in memory; it goes when they are sealed."""
-        self._unsealed.active.replayed.append(number)
-        if self._sealer.is_active_full:
+        active = self._unsealed.active
+        active.replayed.append(number)
+        if self._sealer.is_active_full or len(active.sources) >= SOURCES_MAX:
             self._unsealed.freeze()
 
     # Durability

@@ -24,6 +24,8 @@ class StoreOptions:
     """Decoded bodies of blocks: about 120 of them; the neighbour of a record read lately costs no decompression."""
     unsealed_bytes_max: int = 32 << 20
     """All memtables together; `pressure` is 1.0 there. Four memtables: one filling, one sealing, two waiting."""
+    seal_threads: int = 3
+    """Blocks packed at a time while others write; 1 when nobody does, and to be deterministic."""
     idle_seal_s: float = 60.0
     """A memtable that nobody wrote to for so long is sealed, so that a quiet database rests in compressed blocks."""
 

@@ -14,7 +14,7 @@ from mynosql.errors import StorageError
 from mynosql.row import Entry, Row
 from mynosql.store.files import Files
 from mynosql.store.frames import JournalWriter
-from mynosql.store.memtable import ROW_BYTES, Memtable
+from mynosql.store.memtable import NO_HASH, ROW_BYTES, Memtable, spot_of, weight_of
 from mynosql.store.seal import new_journal
 from mynosql.store.tally import HELD, LIVE, Tally
 
@@ -29,7 +29,7 @@ class Unsealed:
         """Whose leaves count for tally.hlc_max; None: everybody's."""
         self.tally = tally
         self.notes = notes
-        self.active = Memtable(tally.head_seq + 1)
+        self.active = Memtable(tally.head_seq + 1, files)
         self.frozen: list[Memtable] = []
         self.written = 0
         """Frames written since opening."""
@@ -50,13 +50,13 @@ class Unsealed:
 
     def row(self, id_key: bytes) -> Row | None:
         """The newest row of the id, None when it has none here."""
-        row = self.active.rows.get(id_key)
+        row = self.active.row(id_key)
         return row if row is not None or not self.frozen else self.frozen_row(id_key)
 
     def frozen_row(self, id_key: bytes) -> Row | None:
         """The newest row of the id in a frozen memtable."""
         for memtable in reversed(self.frozen):
-            row = memtable.rows.get(id_key)
+            row = memtable.row(id_key)
             if row is not None:
                 return row
         return None
@@ -80,14 +80,19 @@ class Unsealed:
             numbered.append(row)
         return numbered
 
-    def append(self, payload: bytes) -> None:
-        """A frame is in the journal of the active memtable. Raises StorageFull, StorageFailed: nothing has changed."""
+    def append(self, payload: bytes) -> int:
+        """A frame is in the journal of the active memtable; returns where its payload begins there.
+
+        Raises StorageFull, StorageFailed: nothing has changed.
+        """
         active = self.active
         journal = active.journal
         if journal is None:
-            journal = active.journal = self._new_journal()
-        journal.append(payload)
+            journal = self._new_journal()
+            active.start_journal(journal)
+        offset = journal.append(payload)
         self.written = active.frames = self.written + 1
+        return offset
 
     def _new_journal(self) -> JournalWriter:
         if self.spare is not None:
@@ -113,32 +118,42 @@ class Unsealed:
         with contextlib.suppress(StorageError):
             self._files.remove(journal.name)
 
-    def absorb(self, row: Row, known: Row | Entry | None, is_outside: bool) -> None:
+    def absorb(
+        self, row: Row, spot: int | None, known: Row | Entry | None, is_outside: bool, short_hash: int = NO_HASH
+    ) -> None:
         """The row, numbered and in the journal, is its id's newest.
 
-        known: what was known of the id before; is_outside: and that does not stand in the active memtable.
+        spot: see Memtable.insert; known: what was known of the id before; is_outside: and that does not stand in
+        the active memtable.
         """
         tally, active = self.tally, self.active
-        id_key, leaves, bodies, seq, owed, stray, stale = row
-        if known is None and len(leaves) == 1 and bodies[0] is not None and stale is None:
-            # A new record: what insert() and replace() would do, without asking again.
-            active.rows[id_key] = row
-            active.log.append(row)
-            active.size_bytes += ROW_BYTES + len(id_key) + len(bodies[0])
-            tally.counts[LIVE | HELD] += 1
-            if owed and seq > tally.delivered:
-                tally.pending += 1
-        else:
-            active.insert(row)
-            tally.replace(known, row)
-            if is_outside:
-                active.replaces.add(id_key)
-        if not stray:
-            tally.head_seq = seq
-        for leaf in leaves:
-            hlc, node = leaf[1], leaf[2]
-            if hlc > tally.hlc_max and (node == self.node or self.node is None):
-                tally.hlc_max = hlc
+        active.insert(row, spot, None if is_outside or type(known) is Entry else known, short_hash)  # type: ignore[arg-type]
+        tally.replace(known, row)
+        if is_outside:
+            active.replaces.add(row.id_key)
+        if not row.stray:
+            tally.head_seq = row.seq
+        for leaf in row.leaves:
+            if leaf.hlc > tally.hlc_max and (leaf.node == self.node or self.node is None):
+                tally.hlc_max = leaf.hlc
+
+    def absorb_new(self, id_key: bytes, offset: int, packed_bytes: int, hlc: int, short_hash: int) -> None:
+        """What absorb() would do for the next seq's plain row of an unknown id: live, held, owed and our own.
+
+        offset: where it stands in the journal, packed to so many bytes, at most JOURNALED_BYTES_MAX.
+        """
+        tally, active = self.tally, self.active
+        spot = spot_of(active.source, offset, packed_bytes)
+        active.kept[id_key] = spot
+        active.log.append(spot)
+        active.hashes.append(short_hash)
+        active.size_bytes += ROW_BYTES + len(id_key) + weight_of(packed_bytes)
+        tally.counts[LIVE | HELD] += 1
+        tally.head_seq = seq = tally.head_seq + 1
+        if seq > tally.delivered:
+            tally.pending += 1
+        if hlc > tally.hlc_max:
+            tally.hlc_max = hlc
 
     def absorb_notes(self, notes: Mapping[str, bytes]) -> None:
         """The notes, in the journal already, have their values; b"" deletes."""
@@ -153,4 +168,4 @@ class Unsealed:
         """The active memtable takes no more rows and waits to be sealed; a new one is active."""
         self.active.tally = self.tally.pack()
         self.frozen.append(self.active)
-        self.active = Memtable(self.tally.head_seq + 1)
+        self.active = Memtable(self.tally.head_seq + 1, self._files)

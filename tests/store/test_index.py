@@ -53,15 +53,15 @@ def test_an_empty_index_knows_nothing_and_says_so(index: Index) -> None:
 
 def test_places_are_found_replaced_and_removed(index: Index) -> None:
     highest = (1 << module.SHORT_HASH_BITS) - 1
-    index.commit(Commit(places=[Placed(highest, 1), Placed(0, 1 << 50), Placed(77, 3)]))
+    index.commit(Commit(places={highest: 1, 0: 1 << 50, 77: 3}))
     assert [index.place(found) for found in (0, 77, highest, 78)] == [1 << 50, 3, 1, None]
-    index.commit(Commit(places=[Placed(77, 4)], places_removed=[0, 12345]))
+    index.commit(Commit(places={77: 4}, places_removed=[0, 12345]))
     assert [index.place(found) for found in (0, 77, highest)] == [None, 4, 1]
     assert list(index.hashes()) == [77, highest]
 
 
 def test_many_places_are_asked_for_at_once(index: Index) -> None:
-    index.commit(Commit(places=[Placed(n * 10, n) for n in range(1200)]))
+    index.commit(Commit(places={n * 10: n for n in range(1200)}))
     assert index.places(range(0, 12_000, 5)) == {n * 10: n for n in range(1200)}
     assert index.places([]) == {}
     assert index.places(iter([30, 30, 31])) == {30: 3}
@@ -69,12 +69,12 @@ def test_many_places_are_asked_for_at_once(index: Index) -> None:
 
 def test_hashes_are_all_there_and_ascending_however_many(index: Index) -> None:
     wanted = sorted({Random(n).getrandbits(42) for n in range(25_000)})
-    index.commit(Commit(places=[Placed(found, 1) for found in reversed(wanted)]))
+    index.commit(Commit(places=dict.fromkeys(reversed(wanted), 1)))
     assert list(index.hashes()) == wanted
 
 
 def test_ids_with_the_same_hash_have_further_places(index: Index) -> None:
-    index.commit(Commit(places=[Placed(7, 1), Placed(8, 2)], twins=[Placed(7, 20), Placed(7, 10)]))
+    index.commit(Commit(places={7: 1, 8: 2}, twins=[Placed(7, 20), Placed(7, 10)]))
     assert (index.place(7), list(index.twins(7)), list(index.twins(8))) == (1, [10, 20], [])
     index.commit(Commit(twins_removed=[Placed(7, 10), Placed(9, 9)], twins=[Placed(7, 30)]))
     assert list(index.twins(7)) == [20, 30]
@@ -138,7 +138,7 @@ def test_a_closed_index_refuses_and_closes_again(index: Index) -> None:
 
 commits = st.builds(
     Commit,
-    places=st.lists(st.builds(Placed, st.integers(0, 9), st.integers(0, 99)), max_size=5, unique_by=lambda it: it[0]),
+    places=st.dictionaries(st.integers(0, 9), st.integers(0, 99), max_size=5),
     places_removed=st.lists(st.integers(0, 9), max_size=2),
     twins=st.lists(st.builds(Placed, st.integers(0, 3), st.integers(0, 5)), max_size=3),
     twins_removed=st.lists(st.builds(Placed, st.integers(0, 3), st.integers(0, 5)), max_size=3),
@@ -177,7 +177,7 @@ def test_a_commit_of_the_model_is_all_or_nothing_around_a_crash() -> None:
 
         index.on_commit = stop
         with pytest.raises(StorageFailed):
-            index.commit(Commit(places=[Placed(7, 1)], notes={"a": b"1"}))
+            index.commit(Commit(places={7: 1}, notes={"a": b"1"}))
         left = index.crash()
         assert (left.place(7), left.note("a")) == (expected, b"1" if expected else b"")
 
@@ -191,7 +191,7 @@ def filled(path: str) -> None:
     index.commit(Commit(
         segments=[segment(0, 0, 19)], blocks=[block(n, 0) for n in range(20)],
         notes={f"n{n}": b"note" for n in range(9)},
-        places=[Placed(rng.getrandbits(42), n) for n in range(2000)], twins=[Placed(5, 6)], journal_sealed=3,
+        places={rng.getrandbits(42): n for n in range(2000)}, twins=[Placed(5, 6)], journal_sealed=3,
     ))
     index.close()
 
@@ -218,7 +218,7 @@ def test_everything_is_there_after_opening_again_and_only_one_file_is_left(path:
 
 def test_a_commit_is_there_when_the_process_dies_without_closing(path: str, tmp_path: Path) -> None:
     index = SqliteIndex(path)
-    index.commit(Commit(places=[Placed(7, 1)]))
+    index.commit(Commit(places={7: 1}))
     (tmp_path / "left").mkdir()
     for name in ("index", "index-wal"):
         (tmp_path / "left" / name).write_bytes((tmp_path / name).read_bytes())
@@ -239,20 +239,20 @@ def test_every_commit_is_flushed_to_the_disk_before_it_returns(path: str) -> Non
 
 def test_a_failed_commit_leaves_nothing_of_itself_and_the_next_one_succeeds(path: str) -> None:
     index = SqliteIndex(path)
-    index.commit(Commit(blocks=[block(0, 0)], places=[Placed(1, 1)]))
+    index.commit(Commit(blocks=[block(0, 0)], places={1: 1}))
     with pytest.raises(StorageCorrupt):
-        index.commit(Commit(notes={"a": b"1"}, places=[Placed(2, 2)], blocks=[block(1, 0), block(1, 0)]))
+        index.commit(Commit(notes={"a": b"1"}, places={2: 2}, blocks=[block(1, 0), block(1, 0)]))
     with pytest.raises(ZeroDivisionError):
-        index.commit(Commit(places=[Placed(2, 2)], places_removed=(1 // n for n in (1, 0))))  # type: ignore[arg-type]
+        index.commit(Commit(places={2: 2}, places_removed=(1 // n for n in (1, 0))))  # type: ignore[arg-type]
     assert (index.place(2), index.note("a"), index.block(1)) == (None, b"", None)
-    index.commit(Commit(places=[Placed(2, 3)]))
+    index.commit(Commit(places={2: 3}))
     assert index.place(2) == 3
     index.close()
 
 
 def test_readers_in_other_threads_see_whole_commits_while_a_job_commits(path: str) -> None:
     index = SqliteIndex(path)
-    index.commit(Commit(places=[Placed(n, 0) for n in range(50)]))
+    index.commit(Commit(places=dict.fromkeys(range(50), 0)))
     wrong: list[object] = []
     is_done = threading.Event()
 
@@ -269,7 +269,7 @@ def test_readers_in_other_threads_see_whole_commits_while_a_job_commits(path: st
     for thread in threads:
         thread.start()
     for n in range(60):
-        index.commit(Commit(places=[Placed(key, n) for key in range(50)]))
+        index.commit(Commit(places=dict.fromkeys(range(50), n)))
         if index.place(3) != n:
             wrong.append(n)
     is_done.set()
@@ -313,8 +313,8 @@ def test_a_place_keeps_its_bytes(path: str) -> None:
     rng = Random(6)
     count = 60_000
     for _ in range(4):
-        index.commit(Commit(places=[
-            Placed(rng.getrandbits(module.SHORT_HASH_BITS), 7_000 << 12 | n % 130) for n in range(count // 4)]))
+        index.commit(Commit(places={
+            rng.getrandbits(module.SHORT_HASH_BITS): 7_000 << 12 | n % 130 for n in range(count // 4)}))
     index.close()
     assert os.path.getsize(path) / count < 20
 
@@ -326,14 +326,14 @@ def test_a_short_hash_keeps_the_top_bits_and_is_never_negative() -> None:
 
 def test_a_full_disk_is_told_apart_and_the_index_goes_on_when_there_is_space(path: str) -> None:
     index = SqliteIndex(path)
-    index.commit(Commit(places=[Placed(1, 1)]))
+    index.commit(Commit(places={1: 1}))
     assert index._writer is not None
     index._writer.execute("PRAGMA max_page_count=12")  # SQLite says the same of this limit as of a full disk
     with pytest.raises(StorageFull, match="no space for the index"):
-        index.commit(Commit(places=[Placed(n, n) for n in range(20_000)]))
+        index.commit(Commit(places={n: n for n in range(20_000)}))
     assert (index.place(1), index.place(2)) == (1, None)
     index._writer.execute("PRAGMA max_page_count=1000000")
-    index.commit(Commit(places=[Placed(n, n) for n in range(20_000)]))
+    index.commit(Commit(places={n: n for n in range(20_000)}))
     assert index.place(19_999) == 19_999
     index.close()
 
@@ -341,9 +341,9 @@ def test_a_full_disk_is_told_apart_and_the_index_goes_on_when_there_is_space(pat
 def test_a_disk_that_is_really_full_refuses_the_commit_and_takes_it_when_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size_bytes=512 << 10) as folder:
         index = SqliteIndex(str(folder / "index"))
-        index.commit(Commit(places=[Placed(1, 1)]))
+        index.commit(Commit(places={1: 1}))
         filler = fill(folder, leave_bytes=64 << 10)
-        large = Commit(places=[Placed(n * 1000, n) for n in range(8_000)], notes={"a": b"1"})
+        large = Commit(places={n * 1000: n for n in range(8_000)}, notes={"a": b"1"})
         with pytest.raises(StorageFull, match="no space for the index"):
             index.commit(large)
         assert (index.place(1), index.place(7_000_000), index.note("a")) == (1, None, b"")
@@ -438,7 +438,7 @@ def opened_and_read(path: str) -> object:
 def test_a_value_that_cannot_be_there_is_corrupt(path: str, damage: str, read: Callable[[Index], object]) -> None:
     index = SqliteIndex(path)
     index.commit(Commit(
-        places=[Placed(9, 1)], segments=[segment(0, 0, 0)], blocks=[block(0, 0)], notes={"a": b"1"}, journal_sealed=1))
+        places={9: 1}, segments=[segment(0, 0, 0)], blocks=[block(0, 0)], notes={"a": b"1"}, journal_sealed=1))
     index.close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(damage)

@@ -25,7 +25,7 @@ class Bench:
                 self.index.commit(Commit(twins=[Placed(found, place)]))
             else:
                 first[found] = place
-                self.index.commit(Commit(places=[Placed(found, place)]))
+                self.index.commit(Commit(places={found: place}))
             self.filter.add(found)
 
     def place(self, *rows: tuple[bytes, int, int], known_ids: set[bytes] | None = None) -> Placement:
@@ -37,14 +37,14 @@ class Bench:
 def test_new_ids_get_their_places_sorted_by_hash_and_the_index_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench({})
     monkeypatch.setattr(bench.index, "places", None)
-    assert bench.place((b"a", 9, 100), (b"b", 3, 101)) == Placement(places=[Placed(3, 101), Placed(9, 100)])
+    assert bench.place((b"a", 9, 100), (b"b", 3, 101)) == Placement(places={3: 101, 9: 100})
 
 
 def test_the_row_that_is_replaced_dies_in_its_segment() -> None:
     bench = Bench({b"a": (9, place_of(3, 5)), b"b": (8, place_of(12, 0))})
     for known_ids in ({b"a", b"b"}, set()):
         placement = bench.place((b"a", 9, 1 << 20), (b"b", 8, 1 << 21), known_ids=known_ids)
-        assert placement == Placement(places=[Placed(8, 1 << 21), Placed(9, 1 << 20)], dead={4: 1, 7: 1})
+        assert placement == Placement(places={8: 1 << 21, 9: 1 << 20}, dead={4: 1, 7: 1})
 
 
 def test_another_id_with_the_same_hash_becomes_a_twin() -> None:
@@ -54,7 +54,7 @@ def test_another_id_with_the_same_hash_becomes_a_twin() -> None:
 
 def test_two_new_ids_with_the_same_hash_share_it() -> None:
     placement = Bench({}).place((b"a", 9, 100), (b"b", 9, 101))
-    assert placement == Placement(places=[Placed(9, 100)], twins=[Placed(9, 101)])
+    assert placement == Placement(places={9: 100}, twins=[Placed(9, 101)])
 
 
 def test_a_twin_that_moves_leaves_the_first_alone() -> None:
@@ -65,7 +65,7 @@ def test_a_twin_that_moves_leaves_the_first_alone() -> None:
 
 def test_the_first_moves_and_its_twin_stays() -> None:
     bench = Bench({b"a": (9, 77), b"b": (9, 78)})
-    assert bench.place((b"a", 9, 1 << 20), known_ids={b"a"}) == Placement(places=[Placed(9, 1 << 20)], dead={4: 1})
+    assert bench.place((b"a", 9, 1 << 20), known_ids={b"a"}) == Placement(places={9: 1 << 20}, dead={4: 1})
 
 
 def test_blocks_give_each_row_its_place() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 
 import pytest
@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mynosql import batch, codec
+from mynosql.batch import Flat, flat_row
 from mynosql.errors import FormatUnknown, StorageCorrupt
 from mynosql.row import NO_DIGEST, Ancestry, Leaf, Row, StaleBody, Version
 from mynosql.store import shard, streams
+from mynosql.store.packed import extent_of, pack_row
 from mynosql.store.shard import BlockRef
 from tests.sim.memory_files import MemoryFiles
 
@@ -51,6 +53,17 @@ def row_sets(draw: st.DrawFn, rows_max: int = 12) -> list[Row]:
     return rows
 
 
+def flats(rows: Iterable[Row]) -> list[Flat]:
+    return list(map(flat_row, rows))
+
+
+def cut(rows: Iterable[Row], limit: int = shard.BLOCK_BYTES_MAX) -> list[list[Row]]:
+    """The rows of each block."""
+    rows = list(rows)
+    extents = [extent_of(pack_row(row), len(row.id_key)) for row in rows]
+    return [rows[run] for run in shard.cut_blocks(extents, limit)]
+
+
 def sealed(*blocks: list[Row]) -> tuple[MemoryFiles, list[BlockRef]]:
     """A shard file 3 with these rows as blocks 10, 11…"""
     files = MemoryFiles()
@@ -58,7 +71,7 @@ def sealed(*blocks: list[Row]) -> tuple[MemoryFiles, list[BlockRef]]:
     file.write(shard.pack_file_header(3))
     refs = []
     for number, rows in enumerate(blocks, 10):
-        packed = shard.pack_block(rows, number=number)
+        packed = shard.pack_block(flats(rows), number=number)
         refs.append(packed.ref(3, file.write(packed.data)))
     return files, refs
 
@@ -138,15 +151,15 @@ def test_a_packed_block_states_its_seqs_without_strays_and_the_bodies_it_lacks()
     rows = [
         plain(10), plain(20, stray=True), plain(30, carried=False), plain(40, None, carried=False), plain(5, stray=True)
     ]
-    packed = shard.pack_block(sorted(rows), number=0)
+    packed = shard.pack_block(flats(sorted(rows)), number=0)
     assert (packed.seq_min, packed.seq_max, packed.missing, packed.row_count) == (11, 41, 1, 5)
-    strays = shard.pack_block([plain(5, stray=True)], number=0)
+    strays = shard.pack_block(flats([plain(5, stray=True)]), number=0)
     assert (strays.seq_min, strays.seq_max) == (0, 0)
 
 
 def test_higher_effort_gives_the_same_rows_in_no_more_bytes() -> None:
     rows = [plain(n, b"reading %d at 12.5 degrees, all is well" % (n * 7919)) for n in range(300)]
-    quick, thorough = (shard.pack_block(rows, number=0, preset=preset) for preset in (1, 6))
+    quick, thorough = (shard.pack_block(flats(rows), number=0, preset=preset) for preset in (1, 6))
     files = MemoryFiles()
     ref = thorough.ref(3, files.open_append(shard.shard_name(3)).write(thorough.data))
     assert shard.read_rows(files, ref) == rows
@@ -159,7 +172,7 @@ def test_higher_effort_gives_the_same_rows_in_no_more_bytes() -> None:
 @given(st.lists(st.integers(0, 3000), max_size=80), st.integers(1, 8000))
 def test_blocks_are_cut_in_order_none_empty_none_too_large_but_for_a_single_row(sizes: list[int], limit: int) -> None:
     rows = [plain(n, bytes(size)) for n, size in enumerate(sizes)]
-    blocks = list(shard.cut_blocks(rows, limit))
+    blocks = cut(rows, limit)
     assert [row for block in blocks for row in block] == rows
     for block in blocks:
         assert len(block) == 1 or sum(len(row.bodies[0] or b"") for row in block) <= limit
@@ -169,9 +182,8 @@ def test_blocks_are_cut_in_order_none_empty_none_too_large_but_for_a_single_row(
 def test_a_body_over_64_kib_stands_alone_and_only_such_a_block_is_cut_in_pieces() -> None:
     sizes = [100, 65_536, 100, 65_537, 100, 300_000, 32_768, 32_768]
     rows = [plain(n, RANDOM[:size]) for n, size in enumerate(sizes)]
-    blocks = list(shard.cut_blocks(rows))
-    assert [len(block) for block in blocks] == [1] * 8
-    files, refs = sealed(*blocks)
+    assert [len(block) for block in cut(rows)] == [1] * 8
+    files, refs = sealed(*([row] for row in rows))
     kinds = [shard.read_head(files, ref).body_kind == streams.PIECES for ref in refs]
     assert kinds == [False, False, False, True, False, True, False, False]
 
@@ -179,22 +191,22 @@ def test_a_body_over_64_kib_stands_alone_and_only_such_a_block_is_cut_in_pieces(
 def test_stale_bodies_and_losers_count_for_the_size_of_a_block() -> None:
     body = bytes(20_000)
     stale = StaleBody(leaf_of(body), body)
-    assert [len(block) for block in shard.cut_blocks([plain(n)._replace(stale=stale) for n in range(4)])] == [1] * 4
+    assert [len(block) for block in cut([plain(n)._replace(stale=stale) for n in range(4)])] == [1] * 4
     two = Row(b"a", (leaf_of(body), leaf_of(body, hlc=2)), (body, body), 1)
-    assert [len(block) for block in shard.cut_blocks([two, two._replace(id_key=b"b")])] == [1, 1]
+    assert [len(block) for block in cut([two, two._replace(id_key=b"b")])] == [1, 1]
 
 
 def test_heads_stay_small_so_that_a_look_up_is_quick() -> None:
-    lengths = [len(block) for block in shard.cut_blocks([plain(n, carried=False) for n in range(2000)])]
+    lengths = [len(block) for block in cut([plain(n, carried=False) for n in range(2000)])]
     assert max(lengths) <= 400
     wide = Row(b"a", (leaf_of(b"x", ancestry=True)._replace(
-        ancestry=Ancestry(tuple(Version(n, n) for n in range(64)))),) * 8, (None,) * 8, 1)
-    assert [len(block) for block in shard.cut_blocks([wide, wide])] == [1, 1]
+        ancestry=Ancestry(tuple(Version(n << 40, (1 << 60) + n) for n in range(64)))),) * 8, (None,) * 8, 1)
+    assert [len(block) for block in cut([wide, wide._replace(id_key=b"b")])] == [1, 1]
 
 
 def test_a_slot_always_fits_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "HEAD_COST_MAX", 1 << 30)
-    lengths = [len(block) for block in shard.cut_blocks([plain(n, b"") for n in range(4097)])]
+    lengths = [len(block) for block in cut([plain(n, b"") for n in range(4097)])]
     assert lengths == [4096, 1]
 
 

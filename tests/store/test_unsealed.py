@@ -19,9 +19,9 @@ def made(files: MemoryFiles | None = None) -> Unsealed:
 def write(unsealed: Unsealed, *ids: str, value: object = 1) -> None:
     for row in unsealed.numbered([row_of(id, value) for id in ids]):
         known = unsealed.row(row.id_key)
-        is_outside = known is not None and row.id_key not in unsealed.active.rows
+        is_outside = known is not None and row.id_key not in unsealed.active
         unsealed.append(b"payload")
-        unsealed.absorb(row, known, is_outside)
+        unsealed.absorb(row, None, known, is_outside)
 
 
 def test_the_newest_row_answers_wherever_it_waits() -> None:
