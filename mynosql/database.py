@@ -178,14 +178,16 @@ class MyNoSQL:
         the newest, keep both as concurrent revisions. Raises RecordInvalid, RevisionConflict, StorageFull,
         StorageFailed; nothing is saved then.
         """
-        node = self._node()
+        node = self._open
+        if node is None or self._forks != _forks.count or node.workers.failure is not None:
+            node = self._node()
         id, given, body = split(rec)
         if id is None:
             id = node.next_id()
         if given is not None:
             given = check_given(given)
         packed, is_flat = pack_record(body)
-        leaf = node.save(Save(pack_id(id), given, packed), branch)
+        leaf = node.save(pack_id(id), given, packed, branch)
         return {"id": id, "rev": rev_string(leaf), **(body if is_flat else unpack_body(packed))}
 
     def savedocs(self, recs: Iterable[Record]) -> list[Record]:
@@ -242,10 +244,12 @@ class MyNoSQL:
         node = self._open
         if node is None or self._forks != _forks.count or node.workers.failure is not None:
             node = self._node()
+        if type(id) is str:
+            hit = node.wholes.young.get(id)
+            whole = node.read_whole(id) if hit is None else hit[0]
+            if whole is not None:
+                return unpack_whole(whole)
         id_key = pack_id(id)
-        whole = node.store.whole(id_key) or node.read_whole(id_key)
-        if whole is not None:
-            return unpack_whole(whole)
         found = node.read(id_key)
         if found is None or found[1] is None:
             found = node.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)

@@ -67,23 +67,42 @@ class Ledger:
 
         Raises RevisionConflict when the given rev is not one that may be followed; StorageFull, StorageFailed.
         """
-        id_key, given, body = save
-        entry = self._store.find(id_key)
-        if entry is None and given is None:
-            # Most saves: what decide_save and child_of come to for a new record.
-            leaf = _new_leaf((1, self._clock.next(now_ms), self._node, False, len(body), digest_of(body), None))
-            self._store.put_new(id_key, leaf, body)
-            return leaf
-        row, leaf = self._row_of_save(save, entry, branch=branch, now_ms=now_ms)
+        row, leaf = self._row_of_save(save, self._store.find(save.id_key), branch=branch, now_ms=now_ms)
         if row is not None:
             self._store.put_one(row)
         return leaf
+
+    def save_new(self, id_key: bytes, body: bytes, now_ms: int) -> Leaf | None:
+        """save() without a rev for an id that is not known, which most saves are; None: it is known, save() decides.
+
+        What decide_save and child_of come to for a new record, without a Row.
+        """
+        store = self._store
+        if store.find(id_key) is not None:
+            return None
+        leaf = self._new_leaf(body, now_ms)
+        store.put_new(id_key, leaf, body)
+        return leaf
+
+    def _new_leaf(self, body: bytes, now_ms: int) -> Leaf:
+        return _new_leaf((1, self._clock.next(now_ms), self._node, False, len(body), digest_of(body), None))
+
+    def _are_all_new(self, saves: Sequence[Save]) -> bool:
+        """None has a rev, none is known, and no id is there twice."""
+        find = self._store.find
+        if not saves or len({save.id_key for save in saves}) != len(saves):
+            return False
+        return all(save.given is None and find(save.id_key) is None for save in saves)
 
     def save_many(self, saves: Sequence[Save], *, now_ms: int) -> list[Leaf]:
         """All of them are in the store, in one journal frame, or none is; returns their revisions in order.
 
         The same id twice follows itself: the second is judged against the first. Errors carry `.position`.
         """
+        if self._are_all_new(saves):
+            new = [(save.id_key, self._new_leaf(save.body, now_ms), save.body) for save in saves]
+            self._store.put_all_new(new)
+            return [leaf for _, leaf, _ in new]
         rows: dict[bytes, Row] = {}
         leaves: list[Leaf] = []
         for position, save in enumerate(saves):

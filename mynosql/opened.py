@@ -83,6 +83,7 @@ class OpenDatabase:
             node=folder.identity.node,
         )
         self._closers.append(self.store.close)
+        self.wholes = self.store.wholes
         self._ids = TimeSortedIds(self._random.getrandbits)
         world = World(
             wall_ms=wall_ms, mint=os.urandom, renew_node=lambda: folder.renew_identity(os.urandom).node,
@@ -170,10 +171,12 @@ class OpenDatabase:
 
     # Saving
 
-    def save(self, save: Save, branch: bool) -> Leaf:
+    def save(self, id_key: bytes, given: str | None, body: bytes, branch: bool) -> Leaf:
         workers = self.workers
         with self.lock:
-            leaf = self._ledger.save(save, branch=branch, now_ms=wall_ms())
+            leaf = self._ledger.save_new(id_key, body, wall_ms()) if given is None else None
+            if leaf is None:
+                leaf = self._ledger.save(Save(id_key, given, body), branch=branch, now_ms=wall_ms())
             workers.on_written()
         if self._is_each or workers.is_pressed:
             self._after_write()
@@ -221,13 +224,10 @@ class OpenDatabase:
             found = self.store.read(id_key)
         return None if found is None else (found[0].leaves[0], found[1])
 
-    def read_whole(self, id_key: bytes) -> bytes | None:
+    def read_whole(self, id: str) -> bytes | None:
         """The record as keep_whole was given it, if it has not changed since."""
-        whole = self.store.whole(id_key)
-        if whole is None:
-            with self.lock:
-                whole = self.store.whole_again(id_key)
-        return whole
+        with self.lock:
+            return self.store.wholes.find(id)
 
     def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes | None) -> None:
         """A record is kept as its readers want it, packed with id and rev; None: it cannot be."""

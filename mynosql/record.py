@@ -7,7 +7,7 @@ caller's dict. Pure: the clock and the random source of new ids are given.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mynosql.errors import RecordInvalid
 
@@ -23,23 +23,14 @@ _STEP_BITS = 32
 """Within one millisecond the next id is a random step above the last: unique among processes, not to be guessed."""
 
 
-class SplitRecord(NamedTuple):
-    """A record taken apart."""
-
-    id: Hashable | None
-    """None: the caller gave none."""
-    rev: Any
-    """As the caller gave it, checked by revision.parse_rev; None: none given."""
-    body: dict[Any, Any]
-    """The record without id and rev, in its order; a new dict."""
-
-
-def split(rec: dict[Any, Any]) -> SplitRecord:
-    """Take a record apart. Raises RecordInvalid when it is not exactly a dict; rec stays as it is."""
+def split(rec: dict[Any, Any]) -> tuple[Any, Any, dict[Any, Any]]:
+    """Take a record apart: its id and rev as the caller gave them, None where there is none, and a new dict of the
+    rest in its order. Raises RecordInvalid when it is not exactly a dict; rec stays as it is.
+    """
     if type(rec) is not dict:
         raise RecordInvalid(f"a record is a dict, not {type(rec).__name__}; convert it with dict(record)")
     body = rec.copy()
-    return SplitRecord(body.pop(ID, None), body.pop(REV, None), body)
+    return body.pop(ID, None), body.pop(REV, None), body
 
 
 def join(id: Hashable, rev: str, body: dict[Any, Any]) -> dict[Any, Any]:

@@ -16,7 +16,6 @@ import pytest
 
 import mynosql
 from mynosql.database import LIST_PAGE, home_folder
-from mynosql.idkey import pack_id
 from tests.waiting import wait_until
 
 UNKNOWN_REV = "4-" + "0" * 15 + "1" + "0" * 15 + "2"
@@ -356,7 +355,7 @@ def read_often(db: Any, id: Any = "a") -> dict[Any, Any]:
 def test_a_record_read_often_is_the_newest_after_every_kind_of_change(db: Any) -> None:
     saved = db.savedoc({"id": "a", "n": 1})
     assert read_often(db) == saved
-    assert db._open.store.whole(pack_id("a")) is not None, "the kept copy is what this test is about"
+    assert db._open.store.wholes.find("a") is not None, "the kept copy is what this test is about"
     saved = db.savedoc({**saved, "n": 2})
     assert read_often(db) == saved
     (saved,) = db.savedocs([{**saved, "n": 3}])

@@ -32,6 +32,7 @@ NO_HASH = -1
 _ITSELF = 1
 """Stands in the log for a row that is kept itself; 0 for one that is superseded."""
 _OFFSET_BITS, _LENGTH_BITS = 36, 20
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 
 
 def spot_of(source: int, offset: int, length: int) -> int:
@@ -134,7 +135,7 @@ class Memtable:
         """The row that is kept so. Raises StorageCorrupt when the journal no longer says what was written to it."""
         if type(kept) is not int:
             return kept  # type: ignore[return-value]
-        length, offset = kept & (1 << _LENGTH_BITS) - 1, kept >> _LENGTH_BITS
+        length, offset = kept & _LENGTH_MASK, kept >> _LENGTH_BITS
         source, offset = offset >> _OFFSET_BITS, offset & (1 << _OFFSET_BITS) - 1
         if self._contents is None:
             packed = self._files.read(self.sources[source], offset, length)
@@ -160,7 +161,7 @@ class Memtable:
         """The packed row at this spot of what load() gave."""
         offset = kept >> _LENGTH_BITS
         start = offset & (1 << _OFFSET_BITS) - 1
-        return contents[offset >> _OFFSET_BITS][start : start + (kept & (1 << _LENGTH_BITS) - 1)]
+        return contents[offset >> _OFFSET_BITS][start : start + (kept & _LENGTH_MASK)]
 
     def sorted_keys(self) -> list[bytes]:
         """The id keys in order; the caller must not change the list. Cheap when little came in since the last call."""
@@ -198,6 +199,15 @@ class Memtable:
 
     # Writing
 
+    def insert_new(self, id_key: bytes, spot: int, short_hash: int) -> None:
+        """The row at this spot is the first of an id that is not here; its seq is last_seq + 1."""
+        self.kept[id_key] = spot
+        self.log.append(spot)
+        self.hashes.append(short_hash)
+        packed_bytes = spot & _LENGTH_MASK
+        # weight_of(), without a call
+        self.size_bytes += ROW_BYTES + len(id_key) + (packed_bytes >> 3 if packed_bytes < 512 else packed_bytes >> 2)
+
     def insert(self, row: Row, spot: int | None, old: Row | None, short_hash: int = NO_HASH) -> None:
         """The row is the newest of its id. row.seq: last_seq + 1, or for a stray the seq it has had before.
 
@@ -207,7 +217,7 @@ class Memtable:
         kept: Kept = row if spot is None else spot
         self.size_bytes += ROW_BYTES + len(id_key)
         if type(kept) is int:
-            self.size_bytes += weight_of(kept & (1 << _LENGTH_BITS) - 1)
+            self.size_bytes += weight_of(kept & _LENGTH_MASK)
         else:
             self.size_bytes += OBJECT_BYTES + sum([len(body) for body in row.bodies if body is not None])
             self.size_bytes += 0 if row.stale is None else len(row.stale.body)

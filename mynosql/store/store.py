@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
+from mynosql.idkey import TAG_STR
 from mynosql.row import Entry, Leaf, Row
 from mynosql.store import recovery
 from mynosql.store.cache import Cache
@@ -70,8 +71,10 @@ class Store:
         self._sealer = Sealer(files, index, options, unsealed, sealed, self._feed)
         self._memtable_bytes_max = options.memtable_bytes_max
         self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 4)
-        self._wholes: Cache[bytes, bytes] = Cache(options.cache_bytes_max * 3 // 4)
-        """The same as the caller wants them packed."""
+        self.wholes: Cache[str, bytes] = Cache(options.cache_bytes_max * 3 // 4)
+        """By str id what keep_whole() was given for the record as it is now. wholes.young may be read without the
+        lock: it is a dict whose values never change, and a put has taken the record out before it returns.
+        """
         self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max)
         self._absent: dict[bytes, int] = {}
         """Ids found to be unknown, with their short hashes."""
@@ -141,24 +144,11 @@ class Store:
         hit = self._records.young.get(id_key)
         return hit[0] if hit is not None else self._read_uncached(id_key)
 
-    def whole(self, id_key: bytes) -> bytes | None:
-        """What keep_whole() was given for the record as it is now; None: it was not, or is not kept any more.
-
-        The one call that needs no lock: it looks into a dict whose values never change, and a put has taken the
-        record out of it before it returns.
-        """
-        hit = self._wholes.young.get(id_key)
-        return None if hit is None else hit[0]
-
-    def whole_again(self, id_key: bytes) -> bytes | None:
-        """As whole(), for a record that was about to be forgotten: it is kept longer."""
-        return self._wholes.find(id_key)
-
     def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes) -> None:
-        """whole is what the caller makes of the winner's body, if that is still the winner."""
+        """whole is what the caller makes of the winner's body of a str id, if that is still the winner."""
         entry = self.find(id_key)
         if entry is not None and entry.winner == leaf:
-            self._wholes.put(id_key, whole, WHOLE_OVERHEAD_BYTES + len(id_key) + len(whole))
+            self.wholes.put(_str_id(id_key), whole, WHOLE_OVERHEAD_BYTES + len(id_key) + len(whole))
 
     def _read_uncached(self, id_key: bytes) -> tuple[Entry, bytes | None] | None:
         cached = self._records.find(id_key)
@@ -376,16 +366,27 @@ class Store:
         unsealed = self._unsealed
         if self._sealer.read_only_reason or self._sealer.full or unsealed.active.size_bytes >= self._memtable_bytes_max:
             self._make_room()
-        generation, hlc, node, _, size, digest, _ = leaf
-        packed = _pack_plain(
-            KIND_PLAIN, PLAIN_LIVE, len(id_key), generation, hlc, node, size, unsealed.tally.head_seq + 1, digest
-        ) + id_key + body
-        if len(packed) >= LZ4_BYTES_MIN:
-            packed = compressed(packed)
+        packed = _packed_new(id_key, leaf, body, unsealed.tally.head_seq + 1)
         offset = self._append(packed)
         hashed = self._absent.get(id_key, NO_HASH)
         self._absent.clear()
-        unsealed.absorb_new(id_key, offset, len(packed), hlc, hashed)
+        unsealed.absorb_new(id_key, spot_of(unsealed.active.source, offset, len(packed)), leaf[1], hashed)
+
+    def put_all_new(self, news: Sequence[tuple[bytes, Leaf, bytes]]) -> None:
+        """put_new() for many different ids (id key, leaf, body) in one journal frame: all of them or none."""
+        if any(len(body) + len(id_key) + PLAIN_HEAD.size > JOURNALED_BYTES_MAX for id_key, _, body in news):
+            self.put([_new_row((id_key, (leaf,), (body,), 0, True, False, None)) for id_key, leaf, body in news])
+            return
+        self._make_room()
+        seq = self.head_seq
+        packed = [_packed_new(*new, seq) for seq, new in enumerate(news, seq + 1)]
+        payload, first = pack_many(packed, {}, seq_before=seq)
+        offset = self._append(payload) + first
+        hash_of, absorb, source = self._absent.get, self._unsealed.absorb_new, self._unsealed.active.source
+        for (id_key, leaf, _), packed_row in zip(news, packed, strict=True):
+            absorb(id_key, spot_of(source, offset, len(packed_row)), leaf[1], hash_of(id_key, NO_HASH))
+            offset += len(packed_row)
+        self._absent.clear()
 
     def _append(self, payload: bytes) -> int:
         try:
@@ -397,7 +398,8 @@ class Store:
     def _forget(self, id_key: bytes) -> None:
         """What was read of the record is not what it is any more."""
         self._records.drop(id_key)
-        self._wholes.drop(id_key)
+        if id_key[0] == TAG_STR:
+            self.wholes.drop(_str_id(id_key))
         self._entries.drop(id_key)
 
     def put(self, rows: Sequence[Row], *, notes: Mapping[str, bytes] | None = None) -> None:
@@ -568,7 +570,7 @@ class Store:
     def drop_caches(self) -> None:
         """Nothing is kept in memory that can be read again."""
         self._records.clear()
-        self._wholes.clear()
+        self.wholes.clear()
         self._entries.clear()
         self._sealed.drop_caches()
         self._feed.drop_caches()
@@ -590,6 +592,18 @@ class Store:
             self._sealer.close()
             self._index.close()
             self._files.close()
+
+
+def _packed_new(id_key: bytes, leaf: Leaf, body: bytes, seq: int) -> bytes:
+    generation, hlc, node, _, size, digest, _ = leaf
+    packed: bytes = _pack_plain(
+        KIND_PLAIN, PLAIN_LIVE, len(id_key), generation, hlc, node, size, seq, digest
+    ) + id_key + body
+    return packed if len(packed) < LZ4_BYTES_MIN else compressed(packed)
+
+
+def _str_id(id_key: bytes) -> str:
+    return id_key[1:].decode("utf-8", "surrogatepass")
 
 
 def _stray_error(row: Row, known: Row | Entry | None) -> ValueError:

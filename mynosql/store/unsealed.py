@@ -14,9 +14,9 @@ from mynosql.errors import StorageError
 from mynosql.row import Entry, Row
 from mynosql.store.files import Files
 from mynosql.store.frames import JournalWriter
-from mynosql.store.memtable import NO_HASH, ROW_BYTES, Memtable, spot_of, weight_of
+from mynosql.store.memtable import NO_HASH, Memtable
 from mynosql.store.seal import new_journal
-from mynosql.store.tally import HELD, LIVE, Tally
+from mynosql.store.tally import HELD, LIVE, Tally, state_of_row
 
 _new_row = partial(tuple.__new__, Row)
 
@@ -127,27 +127,27 @@ class Unsealed:
         the active memtable.
         """
         tally, active = self.tally, self.active
-        active.insert(row, spot, None if is_outside or type(known) is Entry else known, short_hash)  # type: ignore[arg-type]
-        tally.replace(known, row)
-        if is_outside:
-            active.replaces.add(row.id_key)
+        leaves = row.leaves
+        if known is None and spot is not None and not row.stray:
+            active.insert_new(row.id_key, spot, short_hash)
+            tally.counts[state_of_row(row)] += 1
+            if row.owed and row.seq > tally.delivered:
+                tally.pending += 1
+        else:
+            active.insert(row, spot, known if type(known) is Row and not is_outside else None, short_hash)
+            tally.replace(known, row)
+            if is_outside:
+                active.replaces.add(row.id_key)
         if not row.stray:
             tally.head_seq = row.seq
-        for leaf in row.leaves:
-            if leaf.hlc > tally.hlc_max and (leaf.node == self.node or self.node is None):
-                tally.hlc_max = leaf.hlc
+        for leaf in leaves:
+            if leaf[1] > tally.hlc_max and (leaf[2] == self.node or self.node is None):
+                tally.hlc_max = leaf[1]
 
-    def absorb_new(self, id_key: bytes, offset: int, packed_bytes: int, hlc: int, short_hash: int) -> None:
-        """What absorb() would do for the next seq's plain row of an unknown id: live, held, owed and our own.
-
-        offset: where it stands in the journal, packed to so many bytes, at most JOURNALED_BYTES_MAX.
-        """
-        tally, active = self.tally, self.active
-        spot = spot_of(active.source, offset, packed_bytes)
-        active.kept[id_key] = spot
-        active.log.append(spot)
-        active.hashes.append(short_hash)
-        active.size_bytes += ROW_BYTES + len(id_key) + weight_of(packed_bytes)
+    def absorb_new(self, id_key: bytes, spot: int, hlc: int, short_hash: int) -> None:
+        """What absorb() would do for the next seq's plain row of an unknown id: live, held, owed and our own."""
+        self.active.insert_new(id_key, spot, short_hash)
+        tally = self.tally
         tally.counts[LIVE | HELD] += 1
         tally.head_seq = seq = tally.head_seq + 1
         if seq > tally.delivered:
