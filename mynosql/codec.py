@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable
 from itertools import chain
 from typing import Any
 
+import lz4.block
 import msgpack
 from msgpack import Packer as _Packer
 from msgpack import unpackb as _unpackb
@@ -51,30 +52,65 @@ _is_flat = FLAT_TYPES.issuperset
 _packers: list[_Packer] = []
 """Not in use now: as many as there ever were threads packing at the same moment."""
 _PACKER_BYTES_MAX = 64 << 10
+_WHOLE_LZ4 = b"\1"
+"""No packed map begins so."""
+_WHOLE_LZ4_BYTES_MIN = 512
+_PLAIN_TYPES = FLAT_TYPES | {dict, list}
+_LEVEL_MAX = 100_000
+"""Values on one level of nesting that are looked at together; one list within itself many times over is more."""
 _SIGNS = (b"\xc7\x00", b"\xc8\x00\x00", b"\xc9\x00\x00\x00\x00", b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 """How an extension without payload begins, which every marker is, and msgpack's own time stamps, which are no value of
 ours: bytes without these mean just what msgpack reads in them."""
 _is_scalar = _SCALAR_TYPES.issuperset
 
 
-def pack_record(body: dict[Hashable, Any]) -> tuple[bytes, bool]:
-    """What pack_body gives, and whether the body is flat: then a shallow copy of it shares nothing with it."""
-    if type(body) is dict and _is_flat(map(type, body.values())):
+Unpack = Callable[[bytes], dict[Any, Any]]
+
+
+def pack_record(body: dict[Hashable, Any]) -> tuple[bytes, Unpack | None]:
+    """What pack_body gives, and how a copy of the body comes about that shares nothing with it.
+
+    None: a shallow copy does, the body is flat; else the quickest function that unpacks these bytes.
+    """
+    if type(body) is dict:
+        is_flat = _is_flat(map(type, body.values()))
         try:
-            "".join(body)  # type: ignore[arg-type]  # all keys are str? the packer takes no subclass of it
-            try:
-                packer = _packers.pop()
-            except IndexError:
-                packer = _Packer(strict_types=True, buf_size=1024)
-            data: bytes = packer.pack(body)
-            if len(data) <= _PACKER_BYTES_MAX:  # its buffer never shrinks
-                # Back only now: one that an error left, or that another thread uses, must not mix two records.
-                _packers.append(packer)
-            if len(data) <= BODY_BYTES_MAX:
-                return data, True
+            if is_flat:
+                "".join(body)  # type: ignore[arg-type]  # all keys are str? the packer takes no subclass of it
+            if is_flat or _is_plain_value(body):
+                try:
+                    packer = _packers.pop()
+                except IndexError:
+                    packer = _Packer(strict_types=True, buf_size=1024)
+                data: bytes = packer.pack(body)
+                if len(data) <= _PACKER_BYTES_MAX:  # its buffer never shrinks
+                    # Back only now: one that an error left, or that another thread uses, must not mix two records.
+                    _packers.append(packer)
+                if len(data) <= BODY_BYTES_MAX:
+                    return data, None if is_flat else unpack_whole
         except (TypeError, OverflowError, UnicodeEncodeError):
             pass  # another key, an int beyond 64 bits or a lone surrogate: the way for everything
-    return pack_body(body), False
+    return pack_body(body), unpack_body
+
+
+def _is_plain_value(body: dict[Hashable, Any]) -> bool:
+    """Dicts with str keys, lists and flat values in them, nothing else, and not too deep: msgpack packs it as it is.
+
+    Level by level, so that C does the walking. Raises TypeError for other keys; False also where it would take long.
+    """
+    dicts: list[dict[Any, Any]] = [body]
+    lists: list[list[Any]] = []
+    for _ in range(DEPTH_MAX):
+        values = list(chain(*map(dict.values, dicts), *lists))
+        "".join(chain(*dicts))
+        kinds = set(map(type, values))
+        if kinds <= FLAT_TYPES:
+            return True
+        if len(values) > _LEVEL_MAX or not kinds <= _PLAIN_TYPES:
+            return False
+        dicts = [value for value in values if type(value) is dict] if dict in kinds else []
+        lists = [value for value in values if type(value) is list] if list in kinds else []
+    return False
 
 
 def pack_body(body: dict[Hashable, Any]) -> bytes:
@@ -129,7 +165,10 @@ def _is_plain(data: bytes, body: Any) -> bool:
 
 
 def pack_whole(id: str, rev: str, body: bytes) -> bytes | None:
-    """A packed record with its id and rev in front, for unpack_whole; None where only unpack_body can read the body."""
+    """A packed record with its id and rev in front, for unpack_whole; None where only unpack_body can read the body.
+
+    For keeping in memory: compressed where lz4 makes it much smaller.
+    """
     if any(sign in body for sign in _SIGNS) or len(body) >= CLAIMS_CHECKED_BYTES_MIN:
         return None
     first = body[0]
@@ -140,13 +179,19 @@ def pack_whole(id: str, rev: str, body: bytes) -> bytes | None:
     else:
         return None
     head = _Packer(unicode_errors="surrogatepass")
-    return b"".join((
+    whole = b"".join((
         head.pack_map_header(count + 2), head.pack("id"), head.pack(id), head.pack("rev"), head.pack(rev), body[start:]
     ))
+    if len(whole) < _WHOLE_LZ4_BYTES_MIN:
+        return whole
+    packed: bytes = _WHOLE_LZ4 + lz4.block.compress(whole)
+    return packed if len(packed) * 4 < len(whole) * 3 else whole
 
 
 def unpack_whole(data: bytes) -> dict[Any, Any]:
     """The record that pack_whole put together of parts that unpack_body has read before."""
+    if data[0] == 1:  # _WHOLE_LZ4
+        data = lz4.block.decompress(data[1:])
     try:
         return _unpackb(data, ext_hook=_extension)  # type: ignore[no-any-return]
     except ValueError:  # a lone surrogate, or a key that is not a str
@@ -159,14 +204,15 @@ def _unpack_any(data: bytes) -> Any:
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Containers lie deeper in it than that."""
-    if not depth:
-        return True
-    for item in value.values() if type(value) is dict else value:
-        kind = type(item)
-        if (kind is dict or kind is list) and _is_deeper(item, depth - 1):
-            return True
-    return False
+    """Containers lie deeper in it than that. Level by level, so that C does the walking."""
+    level = [value]
+    for _ in range(depth):
+        values = list(chain(*[item.values() if type(item) is dict else item for item in level]))
+        kinds = set(map(type, values))
+        if dict not in kinds and list not in kinds:
+            return False
+        level = [item for item in values if type(item) is dict or type(item) is list]
+    return True
 
 
 def unpack_value(data: bytes) -> Any:

@@ -186,9 +186,9 @@ class MyNoSQL:
             id = node.next_id()
         if given is not None:
             given = check_given(given)
-        packed, is_flat = pack_record(body)
+        packed, unpack = pack_record(body)
         leaf = node.save(pack_id(id), given, packed, branch)
-        return {"id": id, "rev": rev_string(leaf), **(body if is_flat else unpack_body(packed))}
+        return {"id": id, "rev": rev_string(leaf), **(body if unpack is None else unpack(packed))}
 
     def savedocs(self, recs: Iterable[Record]) -> list[Record]:
         """All records are saved, in one journal frame, or none is; returns them with `id` and `rev`, in order.
@@ -197,14 +197,14 @@ class MyNoSQL:
         """
         node = self._node()
         ids: list[Hashable] = []
-        bodies: list[Record | None] = []
+        copies: list[Record] = []
         saves: list[Save] = []
         for position, rec in enumerate(recs):
             try:
                 id, given, body = split(rec)
                 if id is None:
                     id = node.next_id()
-                packed, is_flat = pack_record(body)
+                packed, unpack = pack_record(body)
                 saves.append(Save(pack_id(id), check_given(given), packed))
             except RecordInvalid as error:
                 raise RecordInvalid(
@@ -212,12 +212,9 @@ class MyNoSQL:
                     path=error.path, position=position,
                 ) from error
             ids.append(id)
-            bodies.append(body if is_flat else None)
+            copies.append(body if unpack is None else unpack(packed))
         leaves = node.save_many(saves)
-        return [
-            join(id, rev_string(leaf), unpack_body(save.body) if body is None else body)
-            for id, leaf, body, save in zip(ids, leaves, bodies, saves, strict=True)
-        ]
+        return [{"id": id, "rev": rev_string(leaf), **body} for id, leaf, body in zip(ids, leaves, copies, strict=True)]
 
     def deletedoc(self, id_or_rec: Any) -> None:
         """The record is deleted here and will be everywhere, with all its concurrent revisions.

@@ -27,7 +27,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mynosql import codec, registry
-from mynosql.codec import digest, is_flat, pack_body, pack_value, register_type, unpack_body, unpack_value
+from mynosql.codec import (
+    DEPTH_MAX,
+    digest,
+    is_flat,
+    pack_body,
+    pack_record,
+    pack_value,
+    pack_whole,
+    register_type,
+    unpack_body,
+    unpack_value,
+    unpack_whole,
+)
 from mynosql.errors import OptionInvalid, RecordInvalid
 from mynosql.scalars import FRACTION_BYTES_MAX
 from tests.values import bodies, is_same, one_of_each, values
@@ -607,3 +619,65 @@ def test_nested_markers_cost_memory_once_not_once_per_level() -> None:
     finally:
         tracemalloc.stop()
     assert peak_bytes < 5_000_000
+
+
+# The quick ways
+
+
+class _Text(str):
+    pass
+
+
+@given(bodies)
+def test_the_quick_way_packs_the_same_bytes_and_copies_what_it_packed(body: dict[Any, Any]) -> None:
+    data, unpack = pack_record(body)
+    assert data == pack_body(body)
+    assert is_same(body if unpack is None else unpack(data), body)
+
+
+@pytest.mark.parametrize("body", [
+    {"a": [{"b": {"c": [1, 2.5, None, True, b"x", "é"]}}] * 50}, {"a": {1: 2}}, {1: 2}, {"a": {"b": (1, 2)}},
+    {"a": [bytearray(b"x")]}, {"a": [1 << 70]}, {"a": ["\ud800"]}, {"a": {"b": {"c": {1, 2}}}}, {"a": [[[]], {}]},
+])
+def test_what_is_not_plain_takes_the_way_for_everything(body: dict[Any, Any]) -> None:
+    data, unpack = pack_record(body)
+    assert data == pack_body(body)
+    copy = body if unpack is None else unpack(data)
+    assert is_same(copy, body)
+
+
+@pytest.mark.parametrize("body", [
+    {"a": memoryview(b"x")}, {"a": [memoryview(b"x")]}, {"a": [msgpack.ExtType(5, b"x")]}, {_Text("a"): 1},
+    {"a": {_Text("b"): 1}}, {"a": [_Text("b")]}, {"a": [msgpack.Timestamp(1, 2)]},
+])
+def test_what_msgpack_would_take_but_nobody_may_save_is_refused(body: dict[Any, Any]) -> None:
+    with pytest.raises(RecordInvalid):
+        pack_record(body)
+
+
+def test_a_record_too_deep_or_within_itself_is_refused_on_the_quick_way_too() -> None:
+    deep: Any = 1
+    for _ in range(DEPTH_MAX):
+        deep = [deep]
+    with pytest.raises(RecordInvalid, match="nested deeper"):
+        pack_record({"a": deep})
+    pack_record({"a": deep[0]})
+    loop: dict[str, Any] = {}
+    loop["a"] = [loop]
+    with pytest.raises(RecordInvalid, match="contains itself"):
+        pack_record(loop)
+
+
+@given(bodies, st.text(max_size=20), st.integers(0, 300))
+def test_a_whole_record_is_what_its_parts_are(body: dict[Any, Any], id: str, padding: int) -> None:
+    body = {**{key: value for key, value in body.items() if key not in ("id", "rev")}, "pad": "again" * padding}
+    whole = pack_whole(id, "1-" + "0" * 32, pack_body(body))
+    if whole is not None:
+        assert is_same(unpack_whole(whole), {"id": id, "rev": "1-" + "0" * 32, **body})
+
+
+def test_a_whole_record_that_lz4_can_shrink_is_kept_small() -> None:
+    whole = pack_whole("a", "1-" + "0" * 32, pack_body({"text": "again and " * 100}))
+    assert whole is not None
+    assert len(whole) < 200
+    assert unpack_whole(whole)["text"] == "again and " * 100
