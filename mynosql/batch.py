@@ -361,6 +361,23 @@ class Head:
             self._offsets = list(accumulate(lengths, initial=0))
         return self._offsets
 
+    def row(self, i: int, bodies: bytes | None) -> Row:
+        """Row i; bodies: those of all rows, bodies_bytes long, or None to leave them out."""
+        value = self._flags[i]
+        body = None
+        if bodies is not None and value & FLAG_BODY:
+            offsets = self._body_offsets()
+            body = bodies[offsets[i] : offsets[i + 1]]
+        leaf = _new_leaf((
+            self._generations[i], self._hlcs[i], self._nodes[i], bool(value & FLAG_DELETED), self._sizes[i],
+            self._digests[i], None,
+        ))
+        row = _new_row((
+            self._id_keys[i], (leaf,), (body,), self._seqs[i], bool(value & FLAG_OWED), bool(value & FLAG_STRAY), None
+        ))
+        extra = self._extra.get(i)
+        return row if extra is None else self._extra_row(row, i, extra, bodies)
+
     def _rows(self, bodies: bytes | None) -> list[Row]:
         count, flags = self.count, self._flags
         if bodies is not None and self.bodies_bytes != len(bodies):

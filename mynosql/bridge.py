@@ -6,17 +6,16 @@ and encoded without the lock. Driven by the I/O thread (as its Handler) and by o
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from mynosql.address import Address, parse_address
+from mynosql.collector import collector_paused
 from mynosql.errors import MyNoSQLError, PeerError, PeerRefused
 from mynosql.net.io import IoThread
 from mynosql.net.options import Listening
@@ -31,8 +30,6 @@ log = logging.getLogger("mynosql")
 
 LISTEN_NOTE = "listen"
 """Host and port of the last listening that was not left to chance, asked for again at the next opening."""
-BULK_BYTES_MIN = 16 << 10
-"""A message this large carries some hundred rows."""
 CONTROL_THREADS_MAX = 8
 """Commands answered at a time; a `watch` holds one while it waits for changes."""
 
@@ -154,12 +151,8 @@ class Bridge:
     # net.io.Handler, on the I/O thread
 
     def on_frames(self, link: fx.Link, frames: list[bytes], user_id: str) -> None:
-        size = sum(map(len, frames))
-        if size < BULK_BYTES_MIN:
-            self._on_frames(link, frames, user_id, size)
-        else:
-            with collector_paused():
-                self._on_frames(link, frames, user_id, size)
+        with collector_paused():  # a short message may ask for a long answer
+            self._on_frames(link, frames, user_id, sum(map(len, frames)))
 
     def _on_frames(self, link: fx.Link, frames: list[bytes], user_id: str, size: int) -> None:
         now = time.monotonic()
@@ -282,22 +275,6 @@ class Bridge:
         """A learned address that our security forbids: it stays unused, and the status says why."""
         with self._lock:
             self._replica.on_failure(error)
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """No cyclic garbage collection meanwhile: thousands of rows that live on would be searched again and again.
-
-    (It doubles the cost of taking a batch, MEASURED: a batch is a few milliseconds, what waits is collected after it.)
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 from mynosql.address import parse_address
@@ -23,6 +24,7 @@ from mynosql.errors import (
 )
 from mynosql.ledger import Ledger, Save
 from mynosql.options import OpenOptions, check_mode
+from mynosql.parallel import in_order
 from mynosql.record import TimeSortedIds
 from mynosql.replica import Fetch, Replica, World
 from mynosql.revision import conflicts_of, rev_string
@@ -45,6 +47,8 @@ _REASONS = {
 }
 
 
+PACK_THREADS = 3
+"""Two keep up with a writer that never pauses on two cores; a third while one of them waits for the disk."""
 MEMTABLES_MAX = 4
 """One is written, one is sealed, two may wait; then saves wait."""
 
@@ -79,6 +83,7 @@ class OpenDatabase:
             StoreOptions(
                 memtable_bytes_max=options.memtable_bytes_max, cache_bytes_max=options.cache_bytes_max,
                 unsealed_bytes_max=MEMTABLES_MAX * options.memtable_bytes_max,
+                pack_all=partial(in_order, threads=PACK_THREADS),
             ),
             node=folder.identity.node,
         )

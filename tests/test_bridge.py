@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from mynosql.address import parse_address
-from mynosql.bridge import LISTEN_NOTE, _named_host, collector_paused
+from mynosql.bridge import LISTEN_NOTE, _named_host
 from mynosql.errors import AddressInvalid, PeerError, PeerRefused
 from mynosql.sync import effects as fx
 from tests.waiting import wait_until
@@ -122,18 +121,6 @@ def test_a_dead_io_thread_raises_in_the_next_call(db: Any) -> None:
     with pytest.raises(Exception, match="a defect"):
         db.savedoc({"id": "a"})
     bridge_of(db)._workers.failure = None  # so that the fixture can check the folder
-
-
-@pytest.mark.parametrize("is_enabled", [True, False])
-def test_the_collector_is_as_it_was_after_a_pause(is_enabled: bool) -> None:
-    was_enabled = gc.isenabled()
-    (gc.enable if is_enabled else gc.disable)()
-    try:
-        with collector_paused():
-            assert not gc.isenabled()
-        assert gc.isenabled() is is_enabled
-    finally:
-        (gc.enable if was_enabled else gc.disable)()
 
 
 def test_every_interface_is_named_by_a_host_that_can_be_dialled() -> None:

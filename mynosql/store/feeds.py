@@ -7,14 +7,13 @@ Store under its lock; memtables come oldest first.
 
 from __future__ import annotations
 
-import contextlib
-import gc
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from typing import Any
 
-from mynosql.batch import FLAG_STRAY
+from mynosql.batch import FLAG_STRAY, Head
+from mynosql.collector import collector_paused
 from mynosql.errors import StorageCorrupt
 from mynosql.row import Row
 from mynosql.store import shard
@@ -29,7 +28,6 @@ SLICES_UNUSED_MAX = 64
 """A decoded segment goes when so many slices were read without it: who read it has gone on."""
 ROW_OVERHEAD_BYTES = 64
 """What a row counts for in a slice beside its id key and bodies: about what its leaves take when sent."""
-_seq_of = attrgetter("seq")
 
 
 class _Decoded:
@@ -46,6 +44,49 @@ class _Decoded:
         """seq → where a row stands whose bodies were left on the disk for their size."""
         self.has_bodies = has_bodies
         self.used = 0
+
+
+class _BlockRows(Sequence[Row]):
+    """Rows of decoded blocks in seq order. A row is made when it is asked for: kept, a segment's rows would be a
+    hundred thousand objects for Python's cyclic collector to walk.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[Head, bytes | None]] = []
+        self._rows: dict[int, Row] = {}
+        self._spots: list[tuple[int, int]] = []  # seq, then block << SLOT_BITS | slot
+
+    def add(self, head: Head, raw: bytes | None, slots: Sequence[int]) -> None:
+        """These rows of a block; raw: its bodies."""
+        start = len(self._blocks) << shard.SLOT_BITS
+        self._blocks.append((head, raw))
+        self._spots += [(head.seq(slot), start | slot) for slot in slots]
+
+    def add_row(self, row: Row) -> None:
+        """A row of another segment that stands for one here."""
+        self._rows[row.seq] = row
+        self._spots.append((row.seq, 0))
+
+    def sort(self) -> list[int]:
+        """Nothing is added any more; returns the seqs in order."""
+        self._spots.sort()
+        seqs = [seq for seq, _ in self._spots]
+        self._order = array("Q", [spot for _, spot in self._spots])
+        self._seqs = seqs
+        self._spots = []
+        return seqs
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def __getitem__(self, place: Any) -> Any:
+        if self._rows:
+            row = self._rows.get(self._seqs[place])
+            if row is not None:
+                return row
+        spot = self._order[place]
+        head, raw = self._blocks[spot >> shard.SLOT_BITS]
+        return head.row(spot & shard.ROWS_A_BLOCK_MAX - 1, raw)
 
 
 class _Unpacked(Sequence[Row]):
@@ -111,6 +152,8 @@ class Feed:
 
     def count_owed(self, memtables: Sequence[Memtable], after_seq: int, until_seq: int) -> int:
         """Ids whose newest row is owed and has after_seq < seq <= until_seq."""
+        if not any(segment.seq_max > after_seq for segment in self._sealed.segments) and len(memtables) == 1:
+            return memtables[0].count_owed(after_seq, until_seq)
         return sum(row.owed for row, _ in self._rows(memtables, after_seq, until_seq, False, True))
 
     def _rows(
@@ -163,20 +206,23 @@ class Feed:
             del self._decoded[number]
 
     def _read(self, segment: Segment, bodies: bool) -> _Decoded:
-        rows: list[Row] = []
+        rows = _BlockRows()
         large: dict[int, Found] = {}
-        with _collector_paused():
+        with collector_paused():
             for block in self._sealed.index.blocks_of(segment.number):
                 try:
-                    found = self._read_block(block, bodies, large)
-                    rows += self._current(block, found, bodies, large) if segment.dead else found
+                    head, raw = self._read_block(block, bodies, large)
+                    if segment.dead:
+                        self._add_current(rows, block, head, raw, bodies, large)
+                    else:
+                        slots = range(head.count)
+                        rows.add(head, raw, [i for i in slots if not head.flags(i) & FLAG_STRAY])
                 except StorageCorrupt as error:
                     # One damaged block must not keep all others from every node.
                     self._sealed.note_problem(error, block.row_count)
-            rows = sorted([row for row in rows if not row.stray], key=_seq_of)
-            return _Decoded(rows, [row.seq for row in rows], large, bodies)
+            return _Decoded(rows, rows.sort(), large, bodies)
 
-    def _read_block(self, block: BlockRow, bodies: bool, large: dict[int, Found]) -> list[Row]:
+    def _read_block(self, block: BlockRow, bodies: bool, large: dict[int, Found]) -> tuple[Head, bytes | None]:
         files = self._sealed.files
         if bodies and block.row_count == 1:
             head = shard.read_head(files, block.ref)
@@ -184,24 +230,27 @@ class Feed:
                 if not head.rows.flags(0) & FLAG_STRAY:
                     large[head.rows.seq(0)] = Found(head, 0)
                 bodies = False
-        return shard.read_rows(files, block.ref, bodies=bodies)
+        return shard.read_raw(files, block.ref, bodies=bodies)
 
-    def _current(
-        self, block: BlockRow, rows: Sequence[Row], bodies: bool, large: dict[int, Found]
-    ) -> Iterator[Row]:
+    def _add_current(
+        self, rows: _BlockRows, block: BlockRow, head: Head, raw: bytes | None, bodies: bool, large: dict[int, Found]
+    ) -> None:
         """The rows that no newer segment replaced; one replaced only for its body stays where its seq stands."""
-        for slot, row in enumerate(rows):
-            if row.stray:
+        slots = []
+        for slot in range(head.count):
+            if head.flags(slot) & FLAG_STRAY:
                 continue
-            if self._sealed.is_current(row.id_key, block.number, slot):
-                yield row
+            id_key, seq = head.id_key(slot), head.seq(slot)
+            if self._sealed.is_current(id_key, block.number, slot):
+                slots.append(slot)
                 continue
-            large.pop(row.seq, None)
-            found = self._sealed.locate(row.id_key)
-            if found is not None and found.head.rows.seq(found.slot) == row.seq:
+            large.pop(seq, None)
+            found = self._sealed.locate(id_key)
+            if found is not None and found.head.rows.seq(found.slot) == seq:
                 if bodies and found.head.body_raw > shard.PIECE_BYTES:
-                    large[row.seq] = found
-                yield self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1)
+                    large[seq] = found
+                rows.add_row(self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1))
+        rows.add(head, raw, slots)
 
     def on_sealed(
         self, memtable: Memtable, segment: Segment | None, replaced_in: Sequence[int], contents: Sequence[bytes]
@@ -224,21 +273,6 @@ class Feed:
         """No decoded segment is kept in memory."""
         self._decoded.clear()
         self._is_followed = False
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Python's cyclic collector rests: a hundred thousand new tuples, none in a cycle, would be walked again and again.
-
-    (Measured: it takes 40 % of decoding a segment.)
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _newest(row: Row, newer: Sequence[Memtable]) -> Row | None:

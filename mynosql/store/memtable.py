@@ -33,6 +33,8 @@ _ITSELF = 1
 """Stands in the log for a row that is kept itself; 0 for one that is superseded."""
 _OFFSET_BITS, _LENGTH_BITS = 36, 20
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+_WINDOW_BYTES = 256 << 10
 
 
 def spot_of(source: int, offset: int, length: int) -> int:
@@ -52,8 +54,8 @@ class Memtable:
     """Rows by id key, and the order in which they were written."""
 
     __slots__ = (
-        "_contents", "_files", "_hashed", "_large", "_sorted", "first_seq", "frames", "hashes", "journal", "kept",
-        "log", "notes", "replaces", "replayed", "size_bytes", "source", "sources", "tally",
+        "_contents", "_files", "_hashed", "_large", "_owed", "_sorted", "first_seq", "frames", "hashes", "journal",
+        "kept", "log", "notes", "replaces", "replayed", "size_bytes", "source", "sources", "tally",
     )
 
     def __init__(self, first_seq: int, files: Files) -> None:
@@ -64,6 +66,8 @@ class Memtable:
         """log[i] is the spot of the row with seq first_seq + i; 0 when a later row of the same id superseded it."""
         self.hashes = array("q")
         """hashes[i] is the short hash of the id of log[i], or NO_HASH."""
+        self._owed = bytearray()
+        """_owed[i]: 1 when the row of log[i] is owed to others."""
         self.size_bytes = 0
         self.frames = 0
         """The store's frame counter after the last frame written to this memtable."""
@@ -135,17 +139,20 @@ class Memtable:
         """The row that is kept so. Raises StorageCorrupt when the journal no longer says what was written to it."""
         if type(kept) is not int:
             return kept  # type: ignore[return-value]
-        length, offset = kept & _LENGTH_MASK, kept >> _LENGTH_BITS
-        source, offset = offset >> _OFFSET_BITS, offset & (1 << _OFFSET_BITS) - 1
-        if self._contents is None:
-            packed = self._files.read(self.sources[source], offset, length)
-        else:
-            packed = self._contents[source][offset : offset + length]
+        if self._contents is not None:
+            return self._unpacked(self.packed_in(self._contents, kept), kept)
+        offset = kept >> _LENGTH_BITS
+        name = self.sources[offset >> _OFFSET_BITS]
+        packed = self._files.read(name, offset & _OFFSET_MASK, kept & _LENGTH_MASK)
+        return self._unpacked(packed, kept)
+
+    def _unpacked(self, packed: bytes, spot: int) -> Row:
         try:
             return unpack_row(packed)
         except ValueError as error:
+            offset = spot >> _LENGTH_BITS
             raise StorageCorrupt(
-                self._files.path(self.sources[source]), offset,
+                self._files.path(self.sources[offset >> _OFFSET_BITS]), offset & _OFFSET_MASK,
                 f"what was saved here cannot be read again ({error}); check the disk",
             ) from error
 
@@ -160,7 +167,7 @@ class Memtable:
     def packed_in(self, contents: Sequence[bytes], kept: int) -> bytes:
         """The packed row at this spot of what load() gave."""
         offset = kept >> _LENGTH_BITS
-        start = offset & (1 << _OFFSET_BITS) - 1
+        start = offset & _OFFSET_MASK
         return contents[offset >> _OFFSET_BITS][start : start + (kept & _LENGTH_MASK)]
 
     def sorted_keys(self) -> list[bytes]:
@@ -188,10 +195,27 @@ class Memtable:
 
     def between(self, after_seq: int, until_seq: int) -> Iterator[Row]:
         """Rows of the feed with after_seq < seq <= until_seq, in order; strays and replaced rows are not among them."""
-        for seq in range(max(self.first_seq, after_seq + 1), min(self.last_seq, until_seq) + 1):
-            row = self.at(seq)
-            if row is not None:
-                yield row
+        first, last = max(self.first_seq, after_seq + 1), min(self.last_seq, until_seq)
+        window, window_start = b"", 0
+        for seq in range(first, last + 1):
+            spot = self.log[seq - self.first_seq]
+            # They stand one behind the other in the journal: read many at once.
+            offset, length = (spot >> _LENGTH_BITS) - window_start, spot & _LENGTH_MASK
+            if spot > _ITSELF and self._contents is None:
+                if offset < 0 or offset + length > len(window):
+                    window_start, offset = spot >> _LENGTH_BITS, 0
+                    window = self._files.read(
+                        self.sources[window_start >> _OFFSET_BITS], window_start & _OFFSET_MASK,
+                        max(length, min(_WINDOW_BYTES, (last - seq + 1) * length * 2)),
+                    )
+                yield self._unpacked(window[offset : offset + length], spot)
+            elif spot:
+                yield self._large[seq] if spot == _ITSELF else self.unpack(spot)
+
+    def count_owed(self, after_seq: int, until_seq: int) -> int:
+        """How many rows between() would give that this node owes to others."""
+        first, last = max(self.first_seq, after_seq + 1), min(self.last_seq, until_seq)
+        return sum(self._owed[first - self.first_seq : last + 1 - self.first_seq]) if last >= first else 0
 
     def fed_seqs(self) -> list[int]:
         """The seqs for which at() gives a row, in order."""
@@ -199,10 +223,11 @@ class Memtable:
 
     # Writing
 
-    def insert_new(self, id_key: bytes, spot: int, short_hash: int) -> None:
+    def insert_new(self, id_key: bytes, spot: int, is_owed: bool, short_hash: int) -> None:
         """The row at this spot is the first of an id that is not here; its seq is last_seq + 1."""
         self.kept[id_key] = spot
         self.log.append(spot)
+        self._owed.append(is_owed)
         self.hashes.append(short_hash)
         packed_bytes = spot & _LENGTH_MASK
         # weight_of(), without a call
@@ -226,12 +251,13 @@ class Memtable:
         if old is not None and not old.stray:
             position = old.seq - self.first_seq
             self._large.pop(old.seq, None)
-            self.log[position] = 0
+            self.log[position] = self._owed[position] = 0
             if row.stray and old.seq == row.seq:
                 # The change itself stands here too: the row takes its spot in the feed, body and all.
                 kept = row._replace(stray=False)
                 self._large[row.seq] = kept
                 self.log[position] = _ITSELF
+                self._owed[position] = row.owed
         self.kept[id_key] = kept
 
     def _log(self, row: Row, kept: Kept, short_hash: int) -> None:
@@ -240,10 +266,12 @@ class Memtable:
         else:
             self._large[row.seq] = row
             self.log.append(_ITSELF)
+        self._owed.append(row.owed)
         self.hashes.append(short_hash)
 
     def skip_to(self, seq: int) -> None:
         """Leave spots empty so that the next row may carry `seq`: rows between were lost with a damaged journal."""
         lost = seq - self.last_seq - 1
         self.log.extend([0] * lost)
+        self._owed.extend(bytes(lost))
         self.hashes.extend([NO_HASH] * lost)

@@ -28,8 +28,8 @@ from mynosql.store.frames import JournalWriter, journal_name
 from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
 from mynosql.store.memtable import NO_HASH, Kept, Memtable
 from mynosql.store.packed import HEAD_ROW_BYTES, extent_of, flat_of
-from mynosql.store.packing import in_order
 from mynosql.store.placing import Placer, places_of
+from mynosql.store.types import PackAll
 
 SHARD_BYTES_MAX = 64 << 20
 """A shard that reached this gets no further segment: small enough to copy or rewrite, few enough to keep open."""
@@ -77,8 +77,7 @@ class SealPlan:
     """Where to append; made if missing."""
     preset: int
     """LZMA effort: 1 under load, 6 when there is time."""
-    threads: int
-    """How many blocks are packed at a time."""
+    pack_all: PackAll
     segments: Sequence[Segment]
     owed: Mapping[int, int]
     rows_sealed: int
@@ -129,9 +128,8 @@ class SealJob:
         hashes: list[int] = []
         if items:
             outcome.contents = plan.memtable.load()
-            runs = in_order(
-                partial(self._pack_run, items, outcome.contents), self._cut(items, outcome.contents),
-                threads=plan.threads,
+            runs: list[_PackedRun] = plan.pack_all(
+                partial(self._pack_run, items, outcome.contents), self._cut(items, outcome.contents)
             )
             blocks = self._write_shard([run.block for run in runs], outcome)
             hashes = list(chain.from_iterable([run.hashes for run in runs]))

@@ -17,7 +17,7 @@ from mynosql.store.memtable import Memtable
 from mynosql.store.seal import Outcome, SealJob, SealPlan, SyncJob, save_filter
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BLOCK_BYTES_MAX, shard_name
-from mynosql.store.types import StoreOptions
+from mynosql.store.types import StoreOptions, pack_in_turn
 from mynosql.store.unsealed import Unsealed
 
 PRESET_BUSY, PRESET_IDLE = 1, 6
@@ -121,7 +121,7 @@ class Sealer:
         self._seal = SealJob(self._files, index, self._sealed.filter, SealPlan(
             memtable=unsealed.frozen[0], segment_number=index.last_segment + 1, block_first=index.last_block + 1,
             shard_number=self.shard_number, preset=PRESET_IDLE if is_idle else PRESET_BUSY,
-            threads=1 if is_idle or force else self._options.seal_threads,
+            pack_all=pack_in_turn if is_idle or force else self._options.pack_all,
             segments=tuple(segments), owed=dict(self._sealed.owed), rows_sealed=self._rows_sealed(),
             filter_rows_saved=self.filter_rows_saved,
         ), BLOCK_BYTES_MAX)

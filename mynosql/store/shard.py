@@ -231,10 +231,18 @@ def check_body(files: Files, ref: BlockRef, body: bytes, leaf: Leaf) -> bytes:
 
 def read_rows(files: Files, ref: BlockRef, *, bodies: bool = True) -> list[Row]:
     """Every row of the block; with bodies=False none carries a body or a stale one. Raises StorageCorrupt."""
+    head, raw = read_raw(files, ref, bodies=bodies)
+    return batch.rows_from(head, raw)
+
+
+def read_raw(files: Files, ref: BlockRef, *, bodies: bool = True) -> tuple[batch.Head, bytes | None]:
+    """The block's decoded head and all its bodies, or None without them, for Head.row(). Raises StorageCorrupt."""
     if not bodies:
-        return _rows(files, ref, read_head(files, ref), None)
+        return read_head(files, ref).rows, None
     head, stream = read_block(files, ref)
-    return _rows(files, ref, head, stream.read(0, stream.raw_bytes))
+    if head.rows.bodies_bytes != stream.raw_bytes:
+        raise _corrupt(files, ref, "its head and bodies do not fit")
+    return head.rows, stream.read(0, stream.raw_bytes)
 
 
 def verify_block(files: Files, ref: BlockRef) -> BlockHead:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mynosql.row import Row
+
+PackAll = Callable[[Callable[[Any], Any], Sequence[Any]], "list[Any]"]
+"""work, items → [work(item) for item in items], on as many threads as it likes."""
+
+
+def pack_in_turn(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """In the caller's thread alone."""
+    return list(map(work, items))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +33,8 @@ class StoreOptions:
     """Decoded bodies of blocks: about 120 of them; the neighbour of a record read lately costs no decompression."""
     unsealed_bytes_max: int = 32 << 20
     """All memtables together; `pressure` is 1.0 there. Four memtables: one filling, one sealing, two waiting."""
-    seal_threads: int = 3
-    """Blocks packed at a time while others write; 1 when nobody does, and to be deterministic."""
+    pack_all: PackAll = pack_in_turn
+    """How a seal packs its blocks while others write. The store itself has no threads."""
     idle_seal_s: float = 60.0
     """A memtable that nobody wrote to for so long is sealed, so that a quiet database rests in compressed blocks."""
 

@@ -129,7 +129,7 @@ class Unsealed:
         tally, active = self.tally, self.active
         leaves = row.leaves
         if known is None and spot is not None and not row.stray:
-            active.insert_new(row.id_key, spot, short_hash)
+            active.insert_new(row.id_key, spot, row.owed, short_hash)
             tally.counts[state_of_row(row)] += 1
             if row.owed and row.seq > tally.delivered:
                 tally.pending += 1
@@ -146,7 +146,7 @@ class Unsealed:
 
     def absorb_new(self, id_key: bytes, spot: int, hlc: int, short_hash: int) -> None:
         """What absorb() would do for the next seq's plain row of an unknown id: live, held, owed and our own."""
-        self.active.insert_new(id_key, spot, short_hash)
+        self.active.insert_new(id_key, spot, True, short_hash)
         tally = self.tally
         tally.counts[LIVE | HELD] += 1
         tally.head_seq = seq = tally.head_seq + 1

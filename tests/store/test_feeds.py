@@ -120,7 +120,7 @@ def test_sealing_what_a_reader_follows_decodes_nothing_again(monkeypatch: pytest
     store.put([row_of(f"id-{n}", n) for n in range(20)])
     feed_rows(store)
     seal(store)
-    monkeypatch.setattr(feeds.shard, "read_rows", None)
+    monkeypatch.setattr(feeds.shard, "read_raw", None)
     assert len(feed_rows(store, 10)) == 10
 
 
@@ -153,8 +153,8 @@ def test_segments_that_owe_nothing_are_not_read_for_the_outbox(monkeypatch: pyte
         store.put([row_of(f"id-{owed}-{n}", n, owed=owed) for n in range(20)])
         seal(store)
     read: list[int] = []
-    original = feeds.shard.read_rows
-    monkeypatch.setattr(feeds.shard, "read_rows", lambda *a, **k: read.append(1) or original(*a, **k))  # type: ignore
+    original = feeds.shard.read_raw
+    monkeypatch.setattr(feeds.shard, "read_raw", lambda *a, **k: read.append(1) or original(*a, **k))  # type: ignore
     assert len(feed_rows(store, owed_only=True)) == 20
     assert len(read) == 1
 

@@ -2,7 +2,7 @@
 
 LZMA releases the lock while it compresses a block, and then waits up to the switch interval (5 ms) to get it back from
 a writer that computes. One thread would so pack a block every 5 ms, whatever the processor can do; a few threads wait
-side by side. Driven by the seal job.
+side by side. Handed to the store's seal jobs by opened.py.
 """
 
 from __future__ import annotations

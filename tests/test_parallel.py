@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mynosql.store.packing import in_order
+from mynosql.parallel import in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3, 50])
