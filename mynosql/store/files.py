@@ -13,7 +13,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
 
@@ -57,6 +57,10 @@ class Files(Protocol):
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Up to length bytes from offset: fewer only where the file ends. StorageCorrupt when the file is missing."""
+        ...
+
+    def read_fresh(self, name: str, offset: int, length: int) -> bytes:
+        """read() of what was written lately, from the system's memory: short ones keep the interpreter's lock."""
         ...
 
     def size(self, name: str) -> int:
@@ -140,6 +144,22 @@ def _write(fd: int, data: bytes) -> int:
     return count if count >= 0 else os.write(fd, data)  # again, for the error and for an interrupted call
 
 
+def _find_held_read() -> Callable[[int, Any, int, int], int] | None:
+    """libc's pread(), called without releasing the lock; None where there is no such thing."""
+    try:
+        found = ctypes.PyDLL(None).pread
+    except (OSError, AttributeError, TypeError):
+        return None
+    # off_t is a long in the interface by this name, on 32 bits too.
+    found.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long)
+    found.restype = ctypes.c_ssize_t
+    return found
+
+
+_held_read = _find_held_read()
+_HELD_READ_OFFSET_MAX = (1 << 31) - 1 - HELD_WRITE_BYTES_MAX
+
+
 class DiskAppendFile:
     """AppendFile on a real descriptor. One owner at a time."""
 
@@ -212,6 +232,13 @@ class _ReadFile:
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, offset)
 
+    def read_fresh(self, offset: int, length: int) -> bytes:
+        if _held_read is None or length > HELD_WRITE_BYTES_MAX or offset > _HELD_READ_OFFSET_MAX:
+            return self.read(offset, length)
+        buffer = ctypes.create_string_buffer(length)
+        count = _held_read(self._fd, buffer, length, offset)
+        return buffer.raw if count == length else self.read(offset, length)  # again, for the error and for the end
+
 
 class _ReadFileByName:
     """Where there is no pread (Windows): opened for each read, so that threads share no position and files can go."""
@@ -225,6 +252,8 @@ class _ReadFileByName:
         with open(self._path, "rb", buffering=0) as file:
             file.seek(offset)
             return file.read(length) or b""
+
+    read_fresh = read
 
 
 _open_to_read = _ReadFile if hasattr(os, "pread") else _ReadFileByName
@@ -253,6 +282,13 @@ class DiskFiles:
             return data
         except OSError as error:
             _raise_unreadable(error, self.path(name), offset)
+
+    def read_fresh(self, name: str, offset: int, length: int) -> bytes:
+        try:
+            data = (self._read_files.get(name) or self._read_file(name)).read_fresh(offset, length)
+        except OSError as error:
+            _raise_unreadable(error, self.path(name), offset)
+        return data if len(data) == length else self.read(name, offset, length)
 
     def _read_file(self, name: str) -> _ReadFile | _ReadFileByName:
         # Steps that other threads may interleave with: two may open the same file, none ever sees a closed one.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from mynosql.errors import StorageCorrupt
 from mynosql.idkey import id_hash
@@ -54,8 +55,8 @@ class Memtable:
     """Rows by id key, and the order in which they were written."""
 
     __slots__ = (
-        "_contents", "_files", "_hashed", "_large", "_owed", "_sorted", "first_seq", "frames", "hashes", "journal",
-        "kept", "log", "notes", "replaces", "replayed", "size_bytes", "source", "sources", "tally",
+        "_contents", "_files", "_hashed", "_large", "_last", "_owed", "_sorted", "first_seq", "frames", "hashes",
+        "journal", "kept", "log", "notes", "replaces", "replayed", "size_bytes", "source", "sources", "tally",
     )
 
     def __init__(self, first_seq: int, files: Files) -> None:
@@ -88,6 +89,8 @@ class Memtable:
         self._large: dict[int, Row] = {}
         self._files = files
         self._contents: Sequence[bytes] | None = None
+        self._last: tuple[int, Any] = 0, None
+        """The row unpacked last: a save asks twice, first what is known, then what it replaces."""
         self._sorted: list[bytes] = []
         self._hashed: dict[int, bytes] = {}
 
@@ -139,12 +142,15 @@ class Memtable:
         """The row that is kept so. Raises StorageCorrupt when the journal no longer says what was written to it."""
         if type(kept) is not int:
             return kept  # type: ignore[return-value]
+        if kept == self._last[0]:
+            return self._last[1]
         if self._contents is not None:
             return self._unpacked(self.packed_in(self._contents, kept), kept)
         offset = kept >> _LENGTH_BITS
         name = self.sources[offset >> _OFFSET_BITS]
-        packed = self._files.read(name, offset & _OFFSET_MASK, kept & _LENGTH_MASK)
-        return self._unpacked(packed, kept)
+        row = self._unpacked(self._files.read_fresh(name, offset & _OFFSET_MASK, kept & _LENGTH_MASK), kept)
+        self._last = kept, row
+        return row
 
     def _unpacked(self, packed: bytes, spot: int) -> Row:
         try:

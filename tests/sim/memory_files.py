@@ -116,6 +116,9 @@ class MemoryFiles:
     def read(self, name: str, offset: int, length: int) -> bytes:
         return bytes(self._inode(name).content[offset:offset + length])
 
+    def read_fresh(self, name: str, offset: int, length: int) -> bytes:
+        return self.read(name, offset, length)
+
     def size(self, name: str) -> int:
         return len(self._inode(name).content)
 

@@ -39,6 +39,15 @@ def test_a_read_is_short_only_where_the_file_ends(files: Files) -> None:
     assert (files.read("a", 3, 100), files.read("a", 5, 1), files.read("a", 99, 1)) == (b"45", b"", b"")
 
 
+@pytest.mark.parametrize("length", [0, 1, 5, 6, 8 << 10, 9 << 10, 20_000])
+def test_a_fresh_read_gives_the_same_as_a_read(files: Files, length: int) -> None:
+    files.open_append("a").write(b"header" + bytes(range(256)) * 40)
+    for offset in (0, 6, 10_000, 20_000):
+        assert files.read_fresh("a", offset, length) == files.read("a", offset, length)
+    with pytest.raises(StorageCorrupt, match="missing"):
+        files.read_fresh("b", 0, length)
+
+
 def test_a_read_sees_what_was_appended_after_an_earlier_read(files: Files) -> None:
     file = files.open_append("a")
     file.write(b"1")
