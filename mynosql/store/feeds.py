@@ -89,6 +89,21 @@ class _BlockRows(Sequence[Row]):
         return head.row(spot & shard.ROWS_A_BLOCK_MAX - 1, raw)
 
 
+class _Ahead:
+    """A segment that is being decoded."""
+
+    __slots__ = ("blocks", "bodies", "done", "large", "rows", "segment")
+
+    def __init__(self, segment: Segment, bodies: bool, blocks: Sequence[BlockRow]) -> None:
+        self.segment = segment
+        self.bodies = bodies
+        self.blocks = blocks
+        self.done = 0
+        """Blocks decoded."""
+        self.rows = _BlockRows()
+        self.large: dict[int, Found] = {}
+
+
 class _Unpacked(Sequence[Row]):
     """Rows of a memtable that was sealed, unpacked when they are asked for."""
 
@@ -110,6 +125,8 @@ class Feed:
         self._sealed = sealed
         self._decoded: dict[int, _Decoded] = {}
         self._clock = 0
+        self._ahead: _Ahead | None = None
+        """What the reader that goes on is going to need."""
         self._is_followed = False
         """Somebody has read the feed since the last seal."""
 
@@ -146,9 +163,18 @@ class Feed:
                 cost += sum([len(body) for body in row.bodies if body is not None])
             spent += cost
             if spent > bytes_max and rows:
+                self._on_more(rows[-1].seq, len(rows), body_bytes_max >= 0, owed_only)
                 return FeedSlice(tuple(rows), rows[-1].seq, True)
             rows.append(row)
         return FeedSlice(tuple(rows), max(until_seq, after_seq), False)
+
+    def _on_more(self, seq: int, rows: int, bodies: bool, owed_only: bool) -> None:
+        if owed_only:
+            return  # what is owed is seldom a whole segment
+        for segment in self._sealed.segments:
+            if segment.seq_min <= seq <= segment.seq_max:
+                self._read_ahead(segment, rows, bodies)
+                return
 
     def count_owed(self, memtables: Sequence[Memtable], after_seq: int, until_seq: int) -> int:
         """Ids whose newest row is owed and has after_seq < seq <= until_seq."""
@@ -206,21 +232,43 @@ class Feed:
             del self._decoded[number]
 
     def _read(self, segment: Segment, bodies: bool) -> _Decoded:
-        rows = _BlockRows()
-        large: dict[int, Found] = {}
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.segment.number != segment.number or ahead.bodies < bodies:
+            ahead = _Ahead(segment, bodies, self._sealed.index.blocks_of(segment.number))
         with collector_paused():
-            for block in self._sealed.index.blocks_of(segment.number):
-                try:
-                    head, raw = self._read_block(block, bodies, large)
-                    if segment.dead:
-                        self._add_current(rows, block, head, raw, bodies, large)
-                    else:
-                        slots = range(head.count)
-                        rows.add(head, raw, [i for i in slots if not head.flags(i) & FLAG_STRAY])
-                except StorageCorrupt as error:
-                    # One damaged block must not keep all others from every node.
-                    self._sealed.note_problem(error, block.row_count)
-            return _Decoded(rows, rows.sort(), large, bodies)
+            self._read_on(ahead, len(ahead.blocks))
+            return _Decoded(ahead.rows, ahead.rows.sort(), ahead.large, ahead.bodies)
+
+    def _read_ahead(self, served: Segment, rows: int, bodies: bool) -> None:
+        """A reader has got so many rows of a segment and goes on: as large a part of the next one is decoded.
+
+        So no reader waits for a whole segment but the first, and what it got is sent on meanwhile.
+        """
+        segments = self._sealed.segments
+        position = next((i for i, segment in enumerate(segments) if segment.number == served.number), len(segments))
+        if position + 1 >= len(segments) or segments[position + 1].number in self._decoded:
+            return
+        following = segments[position + 1]
+        if self._ahead is None or self._ahead.segment != following or self._ahead.bodies != bodies:
+            self._ahead = _Ahead(following, bodies, self._sealed.index.blocks_of(following.number))
+        with collector_paused():
+            self._read_on(self._ahead, -(-len(self._ahead.blocks) * rows // served.row_count))
+
+    def _read_on(self, ahead: _Ahead, count: int) -> None:
+        blocks = ahead.blocks[ahead.done : ahead.done + count]
+        ahead.done += len(blocks)
+        bodies, large, rows = ahead.bodies, ahead.large, ahead.rows
+        for block in blocks:
+            try:
+                head, raw = self._read_block(block, bodies, large)
+                if ahead.segment.dead:
+                    self._add_current(rows, block, head, raw, bodies, large)
+                else:
+                    slots = range(head.count)
+                    rows.add(head, raw, [i for i in slots if not head.flags(i) & FLAG_STRAY])
+            except StorageCorrupt as error:
+                # One damaged block must not keep all others from every node.
+                self._sealed.note_problem(error, block.row_count)
 
     def _read_block(self, block: BlockRow, bodies: bool, large: dict[int, Found]) -> tuple[Head, bytes | None]:
         files = self._sealed.files
@@ -261,6 +309,8 @@ class Feed:
         """
         for number in replaced_in:
             self._decoded.pop(number, None)
+            if self._ahead is not None and self._ahead.segment.number == number:
+                self._ahead = None
         if segment is not None and self._is_followed:
             memtable.hold(contents)
             seqs = memtable.fed_seqs()
@@ -272,6 +322,7 @@ class Feed:
     def drop_caches(self) -> None:
         """No decoded segment is kept in memory."""
         self._decoded.clear()
+        self._ahead = None
         self._is_followed = False
 
 

@@ -143,7 +143,8 @@ class Memtable:
         if type(kept) is not int:
             return kept  # type: ignore[return-value]
         if kept == self._last[0]:
-            return self._last[1]
+            row: Row = self._last[1]
+            return row
         if self._contents is not None:
             return self._unpacked(self.packed_in(self._contents, kept), kept)
         offset = kept >> _LENGTH_BITS

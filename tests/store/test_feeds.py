@@ -124,6 +124,33 @@ def test_sealing_what_a_reader_follows_decodes_nothing_again(monkeypatch: pytest
     assert len(feed_rows(store, 10)) == 10
 
 
+def test_a_reader_that_goes_on_waits_for_no_whole_segment_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _, _ = open_memory()
+    for start in range(0, 600, 200):
+        store.put([row_of(f"{n:03}", random_text(n)) for n in range(start, start + 200)])
+        seal(store)
+    counts: list[int] = []
+    original = feeds.shard.read_raw
+    monkeypatch.setattr(feeds.shard, "read_raw", lambda *a, **k: counts.append(1) or original(*a, **k))  # type: ignore
+    reads, after, rows = [], 0, []
+    while True:
+        piece = store.feed(after, bytes_max=40_000, bodies=True, body_bytes_max=1 << 20)
+        reads.append(len(counts))
+        counts.clear()
+        rows += piece.rows
+        after = piece.last_seq
+        if not piece.more:
+            break
+    assert [row.seq for row in rows] == list(range(1, 601))
+    assert sum(reads) < 45, "each block is decoded once"
+    assert reads[0] > 10
+    assert max(reads[1:]) <= 3
+
+
+def random_text(seed: int) -> str:
+    return Random(seed).randbytes(1000).hex()
+
+
 def test_memory_holds_two_decoded_segments_at_most() -> None:
     store, _, _ = open_memory()
     for turn in range(5):
