@@ -234,6 +234,7 @@ TESTED_WITH = {
     "mynosql/columns.py": "tests/test_batch.py",
     "mynosql/registry.py": "tests/test_codec.py",
     "mynosql/scalars.py": "tests/test_codec.py",
+    "mynosql/store/reader.py": "tests/store/test_store.py",
     "mynosql/store/types.py": "tests/store/test_store.py",
     "mynosql/sync/effects.py": "tests/sync/test_node.py",
     "mynosql/sync/hub.py": "tests/sync/test_node.py",

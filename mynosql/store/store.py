@@ -7,15 +7,13 @@ clock, no network: `now` is given. Driven by ledger.Ledger and replica.Replica, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
-from mynosql.idkey import TAG_STR
 from mynosql.row import Entry, Leaf, Row
 from mynosql.store import recovery
-from mynosql.store.cache import Cache
 from mynosql.store.check import Checker
 from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
@@ -23,11 +21,11 @@ from mynosql.store.index import Index
 from mynosql.store.journal import check_note, pack_many
 from mynosql.store.memtable import JOURNALED_BYTES_MAX, NO_HASH, spot_of
 from mynosql.store.packed import KIND_PLAIN, LZ4_BYTES_MIN, PLAIN_HEAD, PLAIN_LIVE, compressed, pack_row
+from mynosql.store.reader import Reader
 from mynosql.store.scan import scan
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.sealed import Sealed
 from mynosql.store.sealer import Sealer
-from mynosql.store.tally import entry_of_row
 from mynosql.store.types import CheckReport, Counters, FeedSlice, Problem, StoreOptions
 from mynosql.store.unsealed import Unsealed
 
@@ -38,12 +36,6 @@ SOURCES_MAX = 100
 """Journals of killed processes that one memtable may point into."""
 ReplayedRow = tuple[Row, "int | None"]
 """A row, and where it stands in its journal (memtable.spot_of)."""
-ABSENT_MAX = 4096
-"""Ids remembered as unknown between two writes."""
-WHOLE_OVERHEAD_BYTES = 250
-"""What a kept whole costs beside its bytes: two objects' heads, the tuple of value and size, the dict's slot."""
-CACHED_OVERHEAD_BYTES = 700
-"""What a cached record costs beside its body: key, entry, leaf and the dict's slot in CPython."""
 
 _new_row = partial(tuple.__new__, Row)
 _pack_plain = PLAIN_HEAD.pack
@@ -70,14 +62,12 @@ class Store:
         self._feed = Feed(sealed)
         self._sealer = Sealer(files, index, options, unsealed, sealed, self._feed)
         self._memtable_bytes_max = options.memtable_bytes_max
-        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 4)
-        self.wholes: Cache[str, bytes] = Cache(options.cache_bytes_max * 3 // 4)
-        """By str id what keep_whole() was given for the record as it is now. wholes.young may be read without the
-        lock: it is a dict whose values never change, and a put has taken the record out before it returns.
-        """
-        self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max)
-        self._absent: dict[bytes, int] = {}
-        """Ids found to be unknown, with their short hashes."""
+        self._reader = reader = Reader(options, sealed, unsealed)
+        self.wholes = reader.wholes
+        self.keep_whole = reader.keep_whole
+        self.find, self.find_hashes = reader.find, reader.find_hashes
+        self.read, self.read_body = reader.read, reader.read_body
+        self.read_stale, self.read_piece = reader.read_stale, reader.read_piece
         self._is_closed = False
 
     @classmethod
@@ -99,112 +89,6 @@ class Store:
         store._unsealed.next_journal = recovery.replay(store, files, index, progress)
         store._sealer.durable_seq = store.head_seq
         return store
-
-    # Reading one record
-
-    def find(self, id_key: bytes) -> Entry | None:
-        """What is known of the id, None when it never was. Raises StorageCorrupt when its block is damaged."""
-        hit = self._records.young.get(id_key)
-        if hit is not None:
-            return hit[0][0]
-        unsealed = self._unsealed
-        kept = unsealed.active.kept.get(id_key)
-        if kept is not None:
-            return entry_of_row(unsealed.active.unpack(kept))
-        row = unsealed.frozen_row(id_key) if unsealed.frozen else None
-        return self._find_sealed(id_key) if row is None else entry_of_row(row)
-
-    def _find_sealed(self, id_key: bytes) -> Entry | None:
-        if id_key in self._absent:
-            return None
-        hit = self._entries.young.get(id_key)
-        if hit is not None:
-            return hit[0]
-        entry = self._entries.find(id_key) if self._entries else None
-        if entry is not None:
-            return entry
-        sealed = self._sealed
-        hashed = sealed.hash_of(id_key) if sealed.segments else NO_HASH
-        found = sealed.locate_hashed(id_key, hashed) if sealed.segments else None
-        if found is None:
-            # Cleared by every write; a save asks twice, first whether the id is known, then to count it.
-            if len(self._absent) >= ABSENT_MAX:
-                self._absent.clear()
-            self._absent[id_key] = hashed
-            return None
-        entry = self._sealed.entry(found)
-        self._entries.put(id_key, entry, 1)
-        return entry
-
-    def read(self, id_key: bytes) -> tuple[Entry, bytes | None] | None:
-        """The entry and the winner's packed body (None: deleted, or not held); None when the id is unknown.
-
-        Raises StorageCorrupt when its block is damaged or the body is not the one that its leaf names.
-        """
-        hit = self._records.young.get(id_key)
-        return hit[0] if hit is not None else self._read_uncached(id_key)
-
-    def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes) -> None:
-        """whole is what the caller makes of the winner's body of a str id, if that is still the winner."""
-        entry = self.find(id_key)
-        if entry is not None and entry.winner == leaf:
-            self.wholes.put(_str_id(id_key), whole, WHOLE_OVERHEAD_BYTES + len(id_key) + len(whole))
-
-    def _read_uncached(self, id_key: bytes) -> tuple[Entry, bytes | None] | None:
-        cached = self._records.find(id_key)
-        if cached is not None:
-            return cached
-        row = self._unsealed.row(id_key)
-        if row is not None:
-            record = (entry_of_row(row), row.bodies[0])
-        else:
-            if id_key in self._absent:
-                return None
-            found = self._sealed.locate(id_key)
-            if found is None:
-                return None
-            record = (self._sealed.entry(found), self._sealed.body(found))
-        body = record[1]
-        self._records.put(id_key, record, CACHED_OVERHEAD_BYTES + len(id_key) + (len(body) if body else 0))
-        return record
-
-    def read_body(self, id_key: bytes, leaf_position: int) -> bytes | None:
-        """The packed body of leaves[leaf_position], None when it is deleted, not held or the id is unknown."""
-        row = self._unsealed.row(id_key)
-        if row is not None:
-            return row.bodies[leaf_position]
-        found = self._sealed.locate(id_key)
-        return None if found is None else self._sealed.body(found, leaf_position)
-
-    def read_stale(self, id_key: bytes) -> bytes | None:
-        """The body of the superseded revision entry.stale, None when none is held."""
-        row = self._unsealed.row(id_key)
-        if row is not None:
-            return None if row.stale is None else row.stale.body
-        found = self._sealed.locate(id_key)
-        return None if found is None else self._sealed.stale_body(found)
-
-    def read_piece(self, id_key: bytes, leaf_position: int, offset: int, length: int) -> bytes | None:
-        """A part of a leaf's body, shorter where the body ends; None when it is not held.
-
-        Only the touched pieces of a large body are read, so the digest of the whole cannot be checked here.
-        """
-        row = self._unsealed.row(id_key)
-        if row is not None:
-            body = row.bodies[leaf_position]
-            return None if body is None else body[offset : offset + length]
-        found = self._sealed.locate(id_key)
-        return None if found is None else self._sealed.piece(found, leaf_position, offset, length)
-
-    def find_hashes(self, id_hashes: Iterable[int]) -> dict[int, Entry]:
-        """Entries by full id hash (idkey.id_hash); hashes that no id here has are left out."""
-        entries: dict[int, Entry] = {}
-        for full_hash in id_hashes:
-            row = self._unsealed.row_of_hash(full_hash)
-            entry = self._sealed.find_hash(full_hash) if row is None else entry_of_row(row)
-            if entry is not None:
-                entries[full_hash] = entry
-        return entries
 
     # Reading many
 
@@ -334,7 +218,7 @@ class Store:
         known: Row | Entry | None = unsealed.active.row(id_key)
         is_outside = False
         if known is None:
-            known = (unsealed.frozen_row(id_key) if unsealed.frozen else None) or self._find_sealed(id_key)
+            known = (unsealed.frozen_row(id_key) if unsealed.frozen else None) or self._reader.find_sealed(id_key)
             is_outside = known is not None
         if not stray:
             seq = unsealed.tally.head_seq + 1
@@ -348,10 +232,10 @@ class Store:
             spot = spot_of(unsealed.active.source, offset, len(packed))
         hashed = NO_HASH
         if known is None:
-            hashed = self._absent.get(id_key, NO_HASH)
-            self._absent.clear()
+            hashed = self._reader.absent.get(id_key, NO_HASH)
+            self._reader.absent.clear()
         else:
-            self._forget(id_key)
+            self._reader.forget(id_key)
         unsealed.absorb(row, spot, known, is_outside, hashed)
         return seq
 
@@ -368,8 +252,8 @@ class Store:
             self._make_room()
         packed = _packed_new(id_key, leaf, body, unsealed.tally.head_seq + 1)
         offset = self._append(packed)
-        hashed = self._absent.get(id_key, NO_HASH)
-        self._absent.clear()
+        hashed = self._reader.absent.get(id_key, NO_HASH)
+        self._reader.absent.clear()
         unsealed.absorb_new(id_key, spot_of(unsealed.active.source, offset, len(packed)), leaf[1], hashed)
 
     def put_all_new(self, news: Sequence[tuple[bytes, Leaf, bytes]]) -> None:
@@ -382,11 +266,11 @@ class Store:
         packed = [_packed_new(*new, seq) for seq, new in enumerate(news, seq + 1)]
         payload, first = pack_many(packed, {}, seq_before=seq)
         offset = self._append(payload) + first
-        hash_of, absorb, source = self._absent.get, self._unsealed.absorb_new, self._unsealed.active.source
+        hash_of, absorb, source = self._reader.absent.get, self._unsealed.absorb_new, self._unsealed.active.source
         for (id_key, leaf, _), packed_row in zip(news, packed, strict=True):
             absorb(id_key, spot_of(source, offset, len(packed_row)), leaf[1], hash_of(id_key, NO_HASH))
             offset += len(packed_row)
-        self._absent.clear()
+        self._reader.absent.clear()
 
     def _append(self, payload: bytes) -> int:
         try:
@@ -394,13 +278,6 @@ class Store:
         except StorageFailed as error:
             self._sealer.fail(error)
             raise
-
-    def _forget(self, id_key: bytes) -> None:
-        """What was read of the record is not what it is any more."""
-        self._records.drop(id_key)
-        if id_key[0] == TAG_STR:
-            self.wholes.drop(_str_id(id_key))
-        self._entries.drop(id_key)
 
     def put(self, rows: Sequence[Row], *, notes: Mapping[str, bytes] | None = None) -> None:
         """All rows are the newest state of their ids and all notes have their values (b"": gone), or nothing changed.
@@ -424,10 +301,10 @@ class Store:
         offset = self._append(payload) + first
         source = self._unsealed.active.source
         self._absorb_notes(notes, passed)
-        hashes, self._absent = self._absent, {}
+        hashes, self._reader.absent = self._reader.absent, {}
         for row, packed_row, (known, is_outside) in zip(numbered, packed, knowns, strict=True):
             if known is not None:
-                self._forget(row.id_key)
+                self._reader.forget(row.id_key)
             spot = spot_of(source, offset, len(packed_row)) if len(packed_row) <= JOURNALED_BYTES_MAX else None
             offset += len(packed_row)
             self._unsealed.absorb(row, spot, known, is_outside, hashes.get(row.id_key, NO_HASH))
@@ -453,7 +330,7 @@ class Store:
             known: Row | Entry | None = earlier.get(id_key) or active.row(id_key)
             is_outside = False
             if known is None:
-                known = (unsealed.frozen_row(id_key) if unsealed.frozen else None) or self._find_sealed(id_key)
+                known = (unsealed.frozen_row(id_key) if unsealed.frozen else None) or self._reader.find_sealed(id_key)
                 is_outside = known is not None
             if row.stray and (known is None or known.seq != row.seq):
                 raise _stray_error(row, known)
@@ -488,7 +365,7 @@ class Store:
             known: Row | Entry | None = unsealed.active.row(row.id_key)
             is_outside = known is None
             try:
-                known = known or unsealed.frozen_row(row.id_key) or self._find_sealed(row.id_key)
+                known = known or unsealed.frozen_row(row.id_key) or self._reader.find_sealed(row.id_key)
             except StorageCorrupt as error:
                 self._sealed.note_problem(error)
             if row.stray:
@@ -498,8 +375,8 @@ class Store:
                 continue
             elif row.seq > unsealed.active.last_seq + 1:
                 unsealed.active.skip_to(row.seq)
-            self._absent.clear()
-            self._entries.drop(row.id_key)
+            self._reader.absent.clear()
+            self._reader.forget(row.id_key)
             unsealed.absorb(row, spot, known, is_outside and known is not None)
 
     def start_replayed_journal(self, name: str) -> int:
@@ -569,9 +446,7 @@ class Store:
 
     def drop_caches(self) -> None:
         """Nothing is kept in memory that can be read again."""
-        self._records.clear()
-        self.wholes.clear()
-        self._entries.clear()
+        self._reader.drop_caches()
         self._sealed.drop_caches()
         self._feed.drop_caches()
 
@@ -600,10 +475,6 @@ def _packed_new(id_key: bytes, leaf: Leaf, body: bytes, seq: int) -> bytes:
         KIND_PLAIN, PLAIN_LIVE, len(id_key), generation, hlc, node, size, seq, digest
     ) + id_key + body
     return packed if len(packed) < LZ4_BYTES_MIN else compressed(packed)
-
-
-def _str_id(id_key: bytes) -> str:
-    return id_key[1:].decode("utf-8", "surrogatepass")
 
 
 def _stray_error(row: Row, known: Row | Entry | None) -> ValueError:
