@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from mynosql.errors import MyNoSQLError, StorageFailed, StorageFull
+from mynosql.errors import MyNoSQLError, StorageError, StorageFailed
 from mynosql.replica import Replica
 
 PRESSURE_SEAL = 0.75
@@ -172,7 +172,7 @@ class Workers:
             error: MyNoSQLError | None = None
             try:
                 job.run()
-            except (StorageFailed, StorageFull) as failed:
+            except StorageError as failed:
                 error = failed
             with self.lock:
                 self._store.finish(job, error)
@@ -223,7 +223,7 @@ class Workers:
             error: MyNoSQLError | None = None
             try:
                 job.run()
-            except (StorageFailed, StorageFull) as failed:
+            except StorageError as failed:
                 error = failed
             with self.lock:
                 self._store.finish(job, error)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from mynosql.errors import StorageFailed, StorageFull
+from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
 from mynosql.store.store import Store, StoreOptions
 from tests.sim.memory_files import MemoryFiles
 from tests.store.making import SMALL, body_of, key, open_memory, row_of, seal, sync
@@ -257,3 +259,24 @@ def test_a_full_disk_makes_no_journal_ahead_and_fails_no_fsync() -> None:
     files.space_bytes = 1 << 40
     fill(store, 15, 20)
     assert seal(store) == 2
+
+
+@pytest.mark.parametrize("damage", [
+    lambda files, name: files.damage(name, files.size(name) - 200, bytes(100)),
+    lambda files, name: files.cut(name, files.size(name) - 10),
+    lambda files, name: files.remove(name),
+])
+def test_a_journal_that_lost_what_was_saved_seals_nothing_and_ends_all_writing(damage: Any) -> None:
+    store, files, index = open_memory(options=OPTIONS)
+    fill(store, 0, 8)
+    (name,) = journals(files)
+    damage(files, name)
+    job = store.seal_job(0.0, force=True)
+    assert job is not None
+    with pytest.raises((StorageFailed, StorageCorrupt)) as failed:
+        job.run()
+    store.finish(job, failed.value)
+    assert index.segments() == []
+    assert name in str(failed.value) or "journal" in str(failed.value)
+    with pytest.raises(StorageFailed, match="open the database again"):
+        store.put_one(row_of("more", 1))
