@@ -10,6 +10,7 @@ fault it is (StorageCorrupt, PeerError).
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import lz4.block
 import msgpack
 
-from mynosql.columns import ID_BYTES_MAX, ColumnReader, pack_ids, pack_numbers
+from mynosql.columns import ID_BYTES_MAX, ColumnReader, NumberColumn, pack_ids, pack_numbers
 from mynosql.idkey import check_id_keys
 from mynosql.revision import pack_leaves, unpack_leaves
 from mynosql.row import DIGEST_BYTES, NO_DIGEST, Entry, Leaf, Leaves, Row, StaleBody
@@ -223,7 +224,7 @@ class Head:
     )
 
     def __init__(self, data: bytes, rows_max: int = ROWS_MAX) -> None:
-        self._offsets: list[int] | None = None
+        self._offsets: array[int] | None = None
         self._extra: dict[int, _Extra] = {}
         kind = data[0] if data else 0
         if kind == _SINGLE and len(data) >= _SINGLE_HEAD.size:
@@ -240,14 +241,14 @@ class Head:
     def _read_single(self, data: bytes) -> None:
         _, flags, id_bytes, generation, hlc, node, size, seq, digest = _SINGLE_HEAD.unpack_from(data)
         self.count = 1
-        self._id_keys: list[bytes] = [data[_SINGLE_HEAD.size :]]
+        self._id_keys: Sequence[bytes] = [data[_SINGLE_HEAD.size :]]
         self._flags: bytes = bytes((flags,))
         self._generations: Sequence[int] = (generation,)
         self._hlcs: Sequence[int] = (hlc,)
         self._nodes: Sequence[int] = (node,)
         self._sizes: Sequence[int] = (size,)
         self._seqs: Sequence[int] = (seq,)
-        self._digests: list[bytes] = [digest]
+        self._digests: bytes = digest
         if (
             id_bytes != len(data) - _SINGLE_HEAD.size or id_bytes > ID_BYTES_MAX or flags >= FLAG_EXTRA
             or generation > GENERATION_MAX or size > SIZE_MAX or seq > SEQ_MAX
@@ -261,24 +262,24 @@ class Head:
         if count > rows_max or count * DIGEST_BYTES > len(reader.data):
             raise ValueError(f"head claims {count} rows in {len(reader.data)} bytes, at most {rows_max} expected")
         if not count:
-            self._id_keys, self._digests, self._flags = [], [], b""
+            self._id_keys, self._digests, self._flags = [], b"", b""
             self._generations = self._hlcs = self._nodes = self._sizes = self._seqs = ()
             if reader.rest():
                 raise ValueError("bytes behind an empty head")
             return
         self._id_keys = reader.ids(count)
-        self._flags = bytes(reader.numbers(count, below=FLAGS_ALL + 1))
+        self._flags = bytes(reader.numbers(count, below=FLAGS_ALL + 1).all())
         self._generations = reader.numbers(count, below=GENERATION_MAX + 1)
         self._hlcs = reader.numbers(count, below=_U64)
         (node_count,) = reader.unpack(_U32)
         if not 0 < node_count <= count:
             raise ValueError(f"head claims {node_count} nodes for {count} rows")
         table = struct.unpack(f"<{node_count}Q", reader.take(8 * node_count))
-        self._nodes = [table[i] for i in reader.numbers(count, below=node_count)]
+        numbers = reader.numbers(count, below=node_count)
+        self._nodes = NumberColumn(b"", count, table[0], 0, None) if node_count == 1 else [table[i] for i in numbers]
         self._sizes = reader.numbers(count, below=SIZE_MAX + 1)
         self._seqs = reader.numbers(count, below=SEQ_MAX + 1)
-        digests = reader.take(DIGEST_BYTES * count)
-        self._digests = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
+        self._digests = reader.take(DIGEST_BYTES * count)
         self._read_extra(reader.rest())
 
     def _read_extra(self, data: bytes) -> None:
@@ -294,14 +295,18 @@ class Head:
 
     def _check_deleted(self) -> None:
         for i, flags in enumerate(self._flags):
-            if flags & FLAG_DELETED and (flags & FLAG_BODY or self._sizes[i] or self._digests[i] != NO_DIGEST):
+            if flags & FLAG_DELETED and (flags & FLAG_BODY or self._sizes[i] or self._digest(i) != NO_DIGEST):
                 raise ValueError(f"row {i}: deleted, and yet with a body")
 
     def _winner(self, i: int) -> Leaf:
         return Leaf(
             self._generations[i], self._hlcs[i], self._nodes[i], bool(self._flags[i] & FLAG_DELETED), self._sizes[i],
-            self._digests[i],
+            self._digest(i),
         )
+
+    def _digest(self, i: int) -> bytes:
+        return self._digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]
+
 
     def id_key(self, i: int) -> bytes:
         return self._id_keys[i]
@@ -352,13 +357,19 @@ class Head:
         """Bytes of all bodies that the rows carry."""
         return self._body_offsets()[-1]
 
-    def _body_offsets(self) -> list[int]:
+    def expand(self) -> None:
+        """The columns are decoded: for who is going to ask for row after row, and has the memory."""
+        self._id_keys = list(self._id_keys)
+        self._generations, self._hlcs = list(self._generations), list(self._hlcs)
+        self._nodes, self._sizes, self._seqs = list(self._nodes), list(self._sizes), list(self._seqs)
+
+    def _body_offsets(self) -> Sequence[int]:
         """Where each row's bodies start, and the end."""
         if self._offsets is None:
             lengths = [size if flags & FLAG_BODY else 0 for size, flags in zip(self._sizes, self._flags, strict=True)]
             for i, extra in self._extra.items():
                 lengths[i] = extra.body_bytes()
-            self._offsets = list(accumulate(lengths, initial=0))
+            self._offsets = array("Q", accumulate(lengths, initial=0))
         return self._offsets
 
     def row(self, i: int, bodies: bytes | None) -> Row:
@@ -370,7 +381,7 @@ class Head:
             body = bodies[offsets[i] : offsets[i + 1]]
         leaf = _new_leaf((
             self._generations[i], self._hlcs[i], self._nodes[i], bool(value & FLAG_DELETED), self._sizes[i],
-            self._digests[i], None,
+            self._digest(i), None,
         ))
         row = _new_row((
             self._id_keys[i], (leaf,), (body,), self._seqs[i], bool(value & FLAG_OWED), bool(value & FLAG_STRAY), None
@@ -391,7 +402,9 @@ class Head:
             )]
         deleted = [bool(value & FLAG_DELETED) for value in flags]
         leaves = map(_new_leaf, zip(
-            self._generations, self._hlcs, self._nodes, deleted, self._sizes, self._digests, repeat(None, count),
+            self._generations, self._hlcs, self._nodes, deleted, self._sizes,
+            [self._digests[at : at + DIGEST_BYTES] for at in range(0, len(self._digests), DIGEST_BYTES)],
+            repeat(None, count),
             strict=True))
         owed = [bool(value & FLAG_OWED) for value in flags]
         stray = [bool(value & FLAG_STRAY) for value in flags]
@@ -485,5 +498,5 @@ def unpack_wire(data: bytes, limits: WireLimits) -> list[Row]:
     is_private = any(flags & (FLAG_OWED | FLAG_STRAY) for flags in set(head._flags))
     if is_private or any(extra.stale for extra in head._extra.values()):
         raise ValueError("batch carries what another node must not say (owed, stray or stale)")
-    check_id_keys(head._id_keys)
+    check_id_keys(list(head._id_keys))
     return rows_from(head, raw[_U32.size + head_bytes :])

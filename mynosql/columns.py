@@ -8,8 +8,9 @@ by byte position too. Byte table: docs/FORMAT.md, "Columns". Pure; driven by bat
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from itertools import accumulate
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from operator import sub
 from typing import Any
 
@@ -67,6 +68,126 @@ def _pack_planes(values: Sequence[int], low: int, width: int) -> bytes:
     return b"".join([data[i::item_bytes] for i in range(width)])
 
 
+class NumberColumn(Sequence[int]):
+    """Numbers as they are packed: one is read without decoding the others, but for those kept as steps.
+
+    A head that is kept so takes a sixth of the memory of its lists.
+    """
+
+    __slots__ = ("_count", "_data", "_low", "_step", "_values", "_width")
+
+    def __init__(self, data: bytes, count: int, low: int, width: int, step: int | None) -> None:
+        """data: the planes; step: the smallest step, for steps; None: offsets from low."""
+        self._data, self._count, self._low, self._width, self._step = data, count, low, width, step
+        self._values: array[int] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: Any) -> Any:
+        """One number; i from 0 up."""
+        if self._step is not None:
+            return self._summed()[i]
+        width, data, count = self._width, self._data, self._count
+        if width == 0:
+            return self._low
+        if width == 1:
+            return data[i] + self._low
+        value = data[i]
+        for plane in range(1, width):
+            value |= data[plane * count + i] << 8 * plane
+        return value + self._low
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.all())
+
+    def all(self) -> Sequence[int]:
+        """Every number, decoded."""
+        if self._step is not None:
+            return self._summed()
+        return _planes(self._data, self._count, self._low, self._width)
+
+    def _summed(self) -> array[int]:
+        if self._values is None:
+            steps = _planes(self._data, self._count - 1, self._step or 0, self._width)
+            self._values = array("Q", accumulate(steps, initial=self._low))
+            self._data = b""
+        return self._values
+
+    def check(self, below: int) -> None:
+        """Raises ValueError unless 0 <= n < below for each; by the layout where that tells, without decoding."""
+        spread = (1 << 8 * self._width) - 1
+        if self._step is None:
+            if self._low + spread < below:
+                return
+            values: Sequence[int] = self.all()
+        else:
+            rest = self._count - 1
+            lowest = self._low + min(0, rest * self._step)
+            if lowest >= 0 and self._low + max(0, rest * (self._step + spread)) < below:
+                return
+            values = list(accumulate(_planes(self._data, rest, self._step, self._width), initial=self._low))
+        if min(values) < 0 or max(values) >= below:
+            raise ValueError(f"column holds {min(values)} to {max(values)}, expected 0 to {below - 1}")
+
+
+def _planes(data: bytes, count: int, low: int, width: int) -> Sequence[int]:
+    if width == 0:
+        return [low] * count
+    if width > 1:
+        code, item_bytes = _ITEM[width]
+        buffer = bytearray(count * item_bytes)
+        for i in range(width):
+            buffer[i::item_bytes] = data[i * count : (i + 1) * count]
+        values: Sequence[int] = struct.unpack(f"<{count}{code}", buffer)
+    else:
+        values = data
+    return [value + low for value in values] if low else values
+
+
+class IdColumn(Sequence[bytes]):
+    """Id keys as they are packed: one is read without decoding the others."""
+
+    __slots__ = ("_count", "_ends", "_joined", "_length")
+
+    def __init__(self, joined: bytes, lengths: NumberColumn) -> None:
+        self._joined = joined
+        self._count = count = len(lengths)
+        length = lengths[0]
+        all_lengths = lengths.all()
+        self._length: int | None = None
+        """Of each key, when they are laid out by byte position."""
+        self._ends: array[int] | None = None
+        if len(joined) == length * count and count >= TRANSPOSE_ROWS_MIN and min(all_lengths) == length:
+            self._length = length
+        else:
+            self._ends = array("L", accumulate(all_lengths, initial=0))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: Any) -> Any:
+        """One key; i from 0 up."""
+        if self._ends is None:
+            return self._joined[i :: self._count]
+        return self._joined[self._ends[i] : self._ends[i + 1]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.all())
+
+    def all(self) -> list[bytes]:
+        """Every key, decoded."""
+        if self._ends is not None:
+            joined, ends = self._joined, self._ends
+            return [joined[start:end] for start, end in pairwise(ends)]
+        count, length = self._count, self._length or 0
+        buffer = bytearray(count * length)
+        for i in range(length):
+            buffer[i::length] = self._joined[i * count : (i + 1) * count]
+        joined = bytes(buffer)
+        return [joined[at : at + length] for at in range(0, len(joined), length)] if length else [b""] * count
+
+
 class ColumnReader:
     """Takes what a head holds from its front; what cannot be or is too short is a ValueError."""
 
@@ -87,54 +208,26 @@ class ColumnReader:
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
         return layout.unpack(self.take(layout.size))
 
-    def numbers(self, count: int, *, below: int) -> list[int] | tuple[int, ...]:
-        """What pack_numbers packed of `count` numbers, each 0 <= n < below."""
+    def numbers(self, count: int, *, below: int) -> NumberColumn:
+        """What pack_numbers packed of `count` numbers, at least one, each 0 <= n < below."""
         mode, base_bytes = self.take(2)
         width, low_bytes, step_bytes = mode & ~_DELTA, base_bytes & 15, base_bytes >> 4
         if width > 8 or low_bytes > 8 or step_bytes > 9:
             raise ValueError(f"column mode {mode:#x}, {base_bytes:#x} unknown")
         low = int.from_bytes(self.take(low_bytes), "little")
         zigzag = int.from_bytes(self.take(step_bytes), "little")
-        values: list[int] | tuple[int, ...]
+        step = None
         if mode & _DELTA:
-            low_step = ~(zigzag >> 1) if zigzag & 1 else zigzag >> 1
-            values = list(accumulate(self._planes(count - 1, low_step, width), initial=low))
-        else:
-            values = self._planes(count, low, width)
-            if low + (1 << 8 * width) <= below:
-                return values
-        if min(values) < 0 or max(values) >= below:
-            raise ValueError(f"column holds {min(values)} to {max(values)}, expected 0 to {below - 1}")
-        return values
+            step = ~(zigzag >> 1) if zigzag & 1 else zigzag >> 1
+        planes = self.take((count if step is None else count - 1) * width)
+        column = NumberColumn(planes, count, low, width, step)
+        column.check(below)
+        return column
 
-    def _planes(self, count: int, low: int, width: int) -> list[int] | tuple[int, ...]:
-        if width == 0:
-            return [low] * count
-        data = self.take(count * width)
-        if width > 1:
-            code, item_bytes = _ITEM[width]
-            buffer = bytearray(count * item_bytes)
-            for i in range(width):
-                buffer[i::item_bytes] = data[i * count : (i + 1) * count]
-            values = struct.unpack(f"<{count}{code}", buffer)
-        else:
-            values = tuple(data)
-        return [value + low for value in values] if low else values
-
-    def ids(self, count: int) -> list[bytes]:
-        """What pack_ids packed of `count` id keys."""
+    def ids(self, count: int) -> IdColumn:
+        """What pack_ids packed of `count` id keys, at least one."""
         lengths = self.numbers(count, below=ID_BYTES_MAX + 1)
-        total = sum(lengths)
-        joined = self.take(total)
-        length = lengths[0]
-        if total == length * count and count >= TRANSPOSE_ROWS_MIN and min(lengths) == length:
-            buffer = bytearray(total)
-            for i in range(length):
-                buffer[i::length] = joined[i * count : (i + 1) * count]
-            joined = bytes(buffer)
-            return [joined[at : at + length] for at in range(0, total, length)] if length else [b""] * count
-        ends = list(accumulate(lengths))
-        return [joined[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        return IdColumn(self.take(sum(lengths.all())), lengths)
 
     def rest(self) -> bytes:
         return self.data[self._at :]

@@ -278,7 +278,9 @@ class Feed:
                 if not head.rows.flags(0) & FLAG_STRAY:
                     large[head.rows.seq(0)] = Found(head, 0)
                 bodies = False
-        return shard.read_raw(files, block.ref, bodies=bodies)
+        rows, raw = shard.read_raw(files, block.ref, bodies=bodies)
+        rows.expand()
+        return rows, raw
 
     def _add_current(
         self, rows: _BlockRows, block: BlockRow, head: Head, raw: bytes | None, bodies: bool, large: dict[int, Found]

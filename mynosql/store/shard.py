@@ -42,8 +42,10 @@ HEAD_RAW_MAX = 64 << 20
 """Sanity bound for one head; a single row of 64 leaves with 64-node vectors stays far below it."""
 _HEAD_AS_IS = 1
 _THERE = batch.FLAG_BODY | batch.FLAG_DELETED
-_ROW_BYTES = 300
-"""What one row of a decoded head holds in memory beyond its bytes (four ints, two bytes objects)."""
+_ROW_BYTES = 32
+"""What one row of a decoded head holds in memory beyond its bytes: numbers in arrays, of which each column is one."""
+_HEAD_BYTES = 1500
+"""What a decoded head holds whatever its rows: its objects."""
 
 
 class BlockRef(NamedTuple):
@@ -316,7 +318,8 @@ def _decode_head(files: Files, ref: BlockRef, data: bytes) -> BlockHead:
     if not streams.is_sound(body_kind, header.body_raw, header.body_stored, pieces):
         raise _corrupt(files, ref, "its header contradicts itself")
     return BlockHead(
-        ref, rows, body_kind, header.body_raw, header.body_crc, pieces, len(stored) + _ROW_BYTES * rows.count
+        ref, rows, body_kind, header.body_raw, header.body_crc, pieces,
+        len(stored) + _HEAD_BYTES + _ROW_BYTES * rows.count,
     )
 
 

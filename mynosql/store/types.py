@@ -23,12 +23,12 @@ class StoreOptions:
 
     memtable_bytes_max: int = 8 << 20
     """Content that one memtable (and its journal) collects before it is sealed. Larger: fewer, denser segments."""
-    cache_bytes_max: int = 24 << 20
+    cache_bytes_max: int = 22 << 20
     """Records read before, with their bodies."""
     entry_cache_count_max: int = 8192
     """Index entries looked up before: about 700 bytes each."""
-    head_cache_bytes_max: int = 4 << 20
-    """Decoded heads of blocks: about 130 of them; an id near one looked up lately costs no decompression."""
+    head_cache_bytes_max: int = 6 << 20
+    """Decoded heads of blocks: about 600 of 130 readings; an id near one looked up lately costs no decompression."""
     block_cache_bytes_max: int = 4 << 20
     """Decoded bodies of blocks: about 120 of them; the neighbour of a record read lately costs no decompression."""
     unsealed_bytes_max: int = 32 << 20
