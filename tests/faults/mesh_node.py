@@ -1,0 +1,259 @@
+"""One node of a mesh as a process: opens a database and does what its test says, one JSON line for each command.
+
+Started by tests/faults/meshes.py. First line in: how to open. Then commands {"do": name, ...}, each answered by one line
+with the same name. It counts the rows that other nodes send, by what they came in, and can be told a wrong clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import mynosql
+import mynosql.bridge
+from mynosql.sync import messages as ms
+from tests.faults.processes import emit, receive
+
+BASE_PREFIX = "base/"
+WRITE_INTERVAL_S = 0.04
+SHARED_COUNT = 4
+READ_TIMEOUT_S = 10.0
+
+
+class Clock:
+    """The wall clock of this process: the machine's, plus a shift."""
+
+    def __init__(self) -> None:
+        self._time_ns = time.time_ns
+        self.shift_ns = 0
+        time.time_ns = lambda: self._time_ns() + self.shift_ns
+        time.time = lambda: time.time_ns() / 1e9
+
+    def set(self, shift_s: float | None) -> None:
+        """shift_s None: it starts in 1970, as a board without a battery does."""
+        self.shift_ns = -self._time_ns() if shift_s is None else int(shift_s * 1e9)
+
+
+class Intake:
+    """What other nodes sent: rows by kind of message, and which rows of the base came more than once."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self.base_rows = 0
+        self.base_bodies = 0
+        self.first_at: float | None = None
+        self.batch_rows_max = 0
+        self._decode = mynosql.bridge.decode
+        mynosql.bridge.decode = self.decode
+
+    def decode(self, frames: list[bytes]) -> ms.Message:
+        message = self._decode(frames)
+        rows = _rows_of(message)
+        if rows:
+            if self.first_at is None:
+                self.first_at = time.monotonic()
+            self.rows[type(message).__name__] += len(rows)
+            self.batch_rows_max = max(self.batch_rows_max, len(rows))
+            for row in rows:
+                if BASE_PREFIX.encode() in row.id_key:
+                    self.base_rows += 1
+                    self.base_bodies += any(body is not None for body in row.bodies)
+        return message
+
+    def reset(self) -> None:
+        self.rows.clear()
+        self.base_rows = self.base_bodies = self.batch_rows_max = 0
+        self.first_at = None
+
+
+def _rows_of(message: ms.Message) -> tuple[Any, ...]:
+    if isinstance(message, ms.Entries | ms.Changes | ms.Push | ms.Bodies):
+        return message.rows
+    return ()
+
+
+class Writer(threading.Thread):
+    """Saves without a pause worth naming: new records, edits of its own, and of records that others edit as well."""
+
+    def __init__(self, db: mynosql.MyNoSQL, name: str, cell: str) -> None:
+        super().__init__(name="writer")
+        self._db = db
+        self._prefix = f"{cell}/{name}"
+        self._shared = f"{cell}/shared"
+        self._is_over = threading.Event()
+        self.revs: dict[str, str] = {}
+        """The newest revision of each record that only this node writes."""
+        self.marks: list[str] = []
+        """One for each save of a shared record; each must be in a leaf of it for ever."""
+        self.slowest_s = 0.0
+        self.saves = 0
+        self.error: str | None = None
+
+    def run(self) -> None:
+        try:
+            held: dict[str, dict[str, Any]] = {}
+            while not self._is_over.wait(WRITE_INTERVAL_S):
+                self._save(held)
+        except Exception as error:
+            self.error = repr(error)
+
+    def _save(self, held: dict[str, dict[str, Any]]) -> None:
+        number = self.saves
+        if number % 4 == 3:
+            id = f"{self._shared}/{number // 4 % SHARED_COUNT}"
+            mark = f"{self._prefix}.{number}"
+            rec = held.get(id) or {"id": id, "marks": []}
+            rec = {**rec, "marks": [*rec["marks"], mark]}
+            held[id] = self._timed(rec)
+            self.marks.append(mark)
+        else:
+            id = f"{self._prefix}/{number if number % 4 else number // 8:04d}"
+            rec = {"id": id, "text": f"{id} at {number}"}
+            if id in self.revs:
+                rec["rev"] = self.revs[id]
+            self.revs[id] = self._timed(rec)["rev"]
+        self.saves += 1
+
+    def _timed(self, rec: dict[str, Any]) -> dict[str, Any]:
+        started = time.monotonic()
+        # Its own line goes on whatever it has heard of since: the others' edits stay beside it.
+        try:
+            saved = self._db.savedoc(rec, branch=True)
+        except mynosql.RevisionConflict:  # another node was first with this id: begin beside it
+            saved = self._db.savedoc({**rec, "rev": self._db.docinfo(rec["id"]).rev}, branch=True)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+        return saved
+
+    def end(self) -> None:
+        self._is_over.set()
+        self.join()
+
+
+class Node:
+    """The commands; each method named do_… answers one."""
+
+    def __init__(self, how: dict[str, Any]) -> None:
+        self.clock = Clock()
+        self.clock.set(how.pop("clock_shift_s", 0))
+        self.intake = Intake()
+        self.name = how.pop("node")
+        self.db = mynosql.opendb("Mesh", **how)
+        self._writer: Writer | None = None
+
+    def do_load(self, count: int, body_bytes: int) -> dict[str, Any]:
+        """The base: records of a body that does not compress, and is the same in every run."""
+        ids = [f"{BASE_PREFIX}{number:05d}" for number in range(count)]
+        for start in range(0, count, 1000):
+            self.db.savedocs({"id": id, "text": _noise(id, body_bytes)} for id in ids[start : start + 1000])
+        return {"revs": {id: self.db.docinfo(id).rev for id in ids}}
+
+    def do_write(self, cell: str) -> dict[str, Any]:
+        assert self._writer is None
+        self._writer = Writer(self.db, self.name, cell)
+        self._writer.start()
+        return {}
+
+    def do_rest(self) -> dict[str, Any]:
+        writer, self._writer = self._writer, None
+        assert writer is not None
+        writer.end()
+        return {
+            "revs": writer.revs, "marks": writer.marks, "slowest_s": writer.slowest_s, "saves": writer.saves,
+            "error": writer.error,
+        }
+
+    def do_save(self, id: str) -> dict[str, Any]:
+        return {"rev": self.db.savedoc({"id": id, "text": id})["rev"]}
+
+    def do_look(self) -> dict[str, Any]:
+        """Cheap: asked many times a second."""
+        status = self.db.syncstatus()
+        return {
+            "records": status.records, "pending": status.pending, "missing": status.missing, "behind": status.behind,
+            "filling": status.filling, "mirror": status.mirror, "connected": status.connected,
+            "rejected": status.rejected, "mode": status.mode, "error": status.last_error,
+            "payload": status.bytes_sent + status.bytes_received, "is_synced": status.as_of is not None,
+            "mirrors": len(status.mirrors),
+        }
+
+    def do_digest(self) -> dict[str, Any]:
+        """Equal for nodes with equal indexes; a mirror reads every body as well."""
+        state = hashlib.blake2b(digest_size=16)
+        for id, leaves in self._listing():
+            state.update(repr((id, leaves)).encode())
+        return {"digest": state.hexdigest()}
+
+    def do_listing(self) -> dict[str, Any]:
+        return {"leaves": dict(self._listing())}
+
+    def _listing(self) -> Iterable[tuple[str, list[str]]]:
+        for id in self.db.listdocs():
+            info = self.db.docinfo(id)
+            conflicts = self.db.getconflicts(id, timeout=0) if info.conflicts else []
+            yield id, [str(info.rev), *sorted(conflict.rev for conflict in conflicts)]
+
+    def do_read(self, prefix: str) -> dict[str, Any]:
+        """The text of each record, read here or fetched; the marks of all its leaves for a shared one."""
+        texts: dict[str, Any] = {}
+        for id in self.db.listdocs(prefix):
+            rec = self.db.readdoc(id, timeout=READ_TIMEOUT_S)
+            if "marks" in rec:
+                others = [conflict.rec for conflict in self.db.getconflicts(id, timeout=READ_TIMEOUT_S)]
+                texts[id] = sorted({mark for one in (rec, *others) if one for mark in one["marks"]})
+            else:
+                texts[id] = _digest(rec["text"])
+        return {"texts": texts}
+
+    def do_intake(self) -> dict[str, Any]:
+        intake = self.intake
+        return {
+            "rows": dict(intake.rows), "base_rows": intake.base_rows, "base_bodies": intake.base_bodies,
+            "first_at": intake.first_at, "batch_rows_max": intake.batch_rows_max,
+        }
+
+    def do_reset_intake(self) -> dict[str, Any]:
+        self.intake.reset()
+        return {}
+
+    def do_clock(self, shift_s: float) -> dict[str, Any]:
+        self.clock.set(shift_s)
+        return {}
+
+    def do_waitsync(self, timeout: float) -> dict[str, Any]:
+        return {"is_synced": self.db.waitsync(timeout)}
+
+    def do_check(self) -> dict[str, Any]:
+        report = self.db.checkdb()
+        return {"problems": [str(problem) for problem in report.problems]}
+
+    def do_close(self) -> dict[str, Any]:
+        self.db.closedb()
+        return {}
+
+
+def _noise(id: str, length: int) -> str:
+    """Text that does not compress below its half, the same everywhere."""
+    return hashlib.shake_128(id.encode()).hexdigest(length // 2)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def main() -> None:
+    node = Node(receive())
+    emit({"do": "open", "endpoint": node.db.endpoint, "monotonic": time.monotonic()})
+    while True:
+        command = receive()
+        do = command.pop("do")
+        emit({"do": do, **getattr(node, f"do_{do}")(**command)})
+        if do == "close":
+            return
+
+
+if __name__ == "__main__":
+    main()
