@@ -1,7 +1,7 @@
 """One node of a mesh as a process: opens a database and does what its test says, one JSON line for each command.
 
-Started by tests/faults/meshes.py. First line in: how to open. Then commands {"do": name, ...}, each answered by one line
-with the same name. It counts the rows that other nodes send, by what they came in, and can be told a wrong clock.
+Started by tests/faults/meshes.py. First line in: how to open. Then commands {"do": name, ...}, each answered by one
+line with the same name. It counts the rows that other nodes send, by what they came in, and can be told a wrong clock.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mynosql
 import mynosql.bridge
+from mynosql.row import Row
 from mynosql.sync import messages as ms
+from mynosql.sync.wire import decode
 from tests.faults.processes import emit, receive
 
 BASE_PREFIX = "base/"
@@ -47,11 +49,10 @@ class Intake:
         self.base_bodies = 0
         self.first_at: float | None = None
         self.batch_rows_max = 0
-        self._decode = mynosql.bridge.decode
-        mynosql.bridge.decode = self.decode
+        vars(mynosql.bridge)["decode"] = self.decode
 
-    def decode(self, frames: list[bytes]) -> ms.Message:
-        message = self._decode(frames)
+    def decode(self, frames: Sequence[bytes]) -> ms.Message:
+        message = decode(frames)
         rows = _rows_of(message)
         if rows:
             if self.first_at is None:
@@ -70,9 +71,11 @@ class Intake:
         self.first_at = None
 
 
-def _rows_of(message: ms.Message) -> tuple[Any, ...]:
-    if isinstance(message, ms.Entries | ms.Changes | ms.Push | ms.Bodies):
+def _rows_of(message: ms.Message) -> tuple[Row, ...]:
+    if isinstance(message, ms.Entries | ms.Changes | ms.Push):
         return message.rows
+    if isinstance(message, ms.Bodies):
+        return tuple(item.row for item in message.items if item.row is not None)
     return ()
 
 
