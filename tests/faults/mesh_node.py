@@ -22,7 +22,7 @@ from tests.faults.processes import emit, receive
 
 BASE_PREFIX = "base/"
 WRITE_INTERVAL_S = 0.04
-SHARED_COUNT = 4
+TEXT_LENGTH = 400
 READ_TIMEOUT_S = 10.0
 
 
@@ -80,54 +80,52 @@ def _rows_of(message: ms.Message) -> tuple[Row, ...]:
 
 
 class Writer(threading.Thread):
-    """Saves without a pause worth naming: new records, edits of its own, and of records that others edit as well."""
+    """Saves at a steady pace: new records, edits of its own, and of records that others edit as well."""
 
-    def __init__(self, db: mynosql.MyNoSQL, name: str, cell: str) -> None:
+    def __init__(self, db: mynosql.MyNoSQL, name: str, cell: str, shared: dict[str, str]) -> None:
+        """shared: ids of records that all writers edit, and the revision that each of them starts from."""
         super().__init__(name="writer")
         self._db = db
         self._prefix = f"{cell}/{name}"
-        self._shared = f"{cell}/shared"
+        self._shared = [{"id": id, "rev": rev, "marks": []} for id, rev in shared.items()]
         self._is_over = threading.Event()
         self.revs: dict[str, str] = {}
         """The newest revision of each record that only this node writes."""
-        self.marks: list[str] = []
-        """One for each save of a shared record; each must be in a leaf of it for ever."""
+        self.texts: dict[str, str] = {}
+        self.marks: list[tuple[str, str]] = []
+        """One for each save of a shared record; it must be in a leaf of that record for ever."""
         self.slowest_s = 0.0
         self.saves = 0
         self.error: str | None = None
 
     def run(self) -> None:
         try:
-            held: dict[str, dict[str, Any]] = {}
             while not self._is_over.wait(WRITE_INTERVAL_S):
-                self._save(held)
+                self._save(self.saves)
+                self.saves += 1
         except Exception as error:
             self.error = repr(error)
 
-    def _save(self, held: dict[str, dict[str, Any]]) -> None:
-        number = self.saves
+    def _save(self, number: int) -> None:
         if number % 4 == 3:
-            id = f"{self._shared}/{number // 4 % SHARED_COUNT}"
+            place = number // 4 % len(self._shared)
+            rec = self._shared[place]
             mark = f"{self._prefix}.{number}"
-            rec = held.get(id) or {"id": id, "marks": []}
-            rec = {**rec, "marks": [*rec["marks"], mark]}
-            held[id] = self._timed(rec)
-            self.marks.append(mark)
-        else:
-            id = f"{self._prefix}/{number if number % 4 else number // 8:04d}"
-            rec = {"id": id, "text": f"{id} at {number}"}
-            if id in self.revs:
-                rec["rev"] = self.revs[id]
-            self.revs[id] = self._timed(rec)["rev"]
-        self.saves += 1
+            # Its own line goes on whatever it has heard of since: the others' edits stay beside it.
+            self._shared[place] = self._timed({**rec, "marks": [*rec["marks"], mark]})
+            self.marks.append((rec["id"], mark))
+            return
+        id = f"{self._prefix}/{number if number % 4 else number // 8:04d}"
+        text = _noise(f"{id} at {number}", TEXT_LENGTH)
+        rec = {"id": id, "text": text}
+        if id in self.revs:
+            rec["rev"] = self.revs[id]
+        self.revs[id] = self._timed(rec)["rev"]
+        self.texts[id] = _digest(text)
 
     def _timed(self, rec: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
-        # Its own line goes on whatever it has heard of since: the others' edits stay beside it.
-        try:
-            saved = self._db.savedoc(rec, branch=True)
-        except mynosql.RevisionConflict:  # another node was first with this id: begin beside it
-            saved = self._db.savedoc({**rec, "rev": self._db.docinfo(rec["id"]).rev}, branch=True)
+        saved = self._db.savedoc(rec, branch=True)
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
         return saved
 
@@ -154,9 +152,9 @@ class Node:
             self.db.savedocs({"id": id, "text": _noise(id, body_bytes)} for id in ids[start : start + 1000])
         return {"revs": {id: self.db.docinfo(id).rev for id in ids}}
 
-    def do_write(self, cell: str) -> dict[str, Any]:
+    def do_write(self, cell: str, shared: dict[str, str]) -> dict[str, Any]:
         assert self._writer is None
-        self._writer = Writer(self.db, self.name, cell)
+        self._writer = Writer(self.db, self.name, cell, shared)
         self._writer.start()
         return {}
 
@@ -165,12 +163,18 @@ class Node:
         assert writer is not None
         writer.end()
         return {
-            "revs": writer.revs, "marks": writer.marks, "slowest_s": writer.slowest_s, "saves": writer.saves,
-            "error": writer.error,
+            "revs": writer.revs, "texts": writer.texts, "marks": writer.marks, "saves": writer.saves,
+            "slowest_s": writer.slowest_s, "error": writer.error,
         }
 
-    def do_save(self, id: str) -> dict[str, Any]:
-        return {"rev": self.db.savedoc({"id": id, "text": id})["rev"]}
+    def do_progress(self) -> dict[str, Any]:
+        """How far the writer is."""
+        assert self._writer is not None
+        return {"saves": self._writer.saves, "error": self._writer.error}
+
+    def do_save(self, ids: list[str]) -> dict[str, Any]:
+        recs = self.db.savedocs({"id": id, "text": id, "marks": []} for id in ids)
+        return {"revs": {rec["id"]: rec["rev"] for rec in recs}}
 
     def do_look(self) -> dict[str, Any]:
         """Cheap: asked many times a second."""
@@ -200,15 +204,13 @@ class Node:
             yield id, [str(info.rev), *sorted(conflict.rev for conflict in conflicts)]
 
     def do_read(self, prefix: str) -> dict[str, Any]:
-        """The text of each record, read here or fetched; the marks of all its leaves for a shared one."""
+        """The digest of each record's text, read here or fetched; for a shared one the marks of all its leaves."""
         texts: dict[str, Any] = {}
         for id in self.db.listdocs(prefix):
             rec = self.db.readdoc(id, timeout=READ_TIMEOUT_S)
-            if "marks" in rec:
-                others = [conflict.rec for conflict in self.db.getconflicts(id, timeout=READ_TIMEOUT_S)]
-                texts[id] = sorted({mark for one in (rec, *others) if one for mark in one["marks"]})
-            else:
-                texts[id] = _digest(rec["text"])
+            others = [conflict.rec for conflict in self.db.getconflicts(id, timeout=READ_TIMEOUT_S)]
+            marks = {mark for one in (rec, *others) if one for mark in one.get("marks", ())}
+            texts[id] = sorted(marks) if "marks" in rec else _digest(rec["text"])
         return {"texts": texts}
 
     def do_intake(self) -> dict[str, Any]:

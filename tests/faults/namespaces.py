@@ -55,6 +55,7 @@ class Flow(NamedTuple):
     """One TCP connection as one of its ends sees it."""
 
     our_port: int
+    their_address: str
     their_port: int
 
 
@@ -134,8 +135,18 @@ class Host:
                     for line in itertools.islice(lines, 1, None):
                         _, ours, theirs, state, *_ = line.split()
                         if state == _ESTABLISHED and ours.split(":")[0] != theirs.split(":")[0]:
-                            found.add(Flow(int(ours.split(":")[1], 16), int(theirs.split(":")[1], 16)))
+                            found.add(Flow(_port_of(ours), _address_of(theirs), _port_of(theirs)))
         return found
+
+
+def _port_of(end: str) -> int:
+    return int(end.partition(":")[2], 16)
+
+
+def _address_of(end: str) -> str:
+    """Of an end in /proc/net/tcp, or in tcp6 where an IPv4 address is the last word: bytes in the machine's order."""
+    word = int(end.partition(":")[0][-8:], 16).to_bytes(4, sys.byteorder)
+    return ".".join(map(str, word))
 
 
 # What drop() takes
@@ -153,9 +164,10 @@ def share_of_all(percent: int) -> Rule:
 
 def both_ways(flow: Flow) -> tuple[Rule, Rule]:
     """All packets of one connection: it stays established on both sides and never carries anything again."""
+    ours, theirs = flow.our_port, flow.their_port
     return (
-        Rule(f"tcp sport {flow.their_port} tcp dport {flow.our_port}"),
-        Rule(f"tcp sport {flow.our_port} tcp dport {flow.their_port}", is_leaving=True),
+        Rule(f"ip saddr {flow.their_address} tcp sport {theirs} tcp dport {ours}"),
+        Rule(f"ip daddr {flow.their_address} tcp sport {ours} tcp dport {theirs}", is_leaving=True),
     )
 
 
