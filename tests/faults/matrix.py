@@ -1,4 +1,4 @@
-"""The faults of the matrix, and what happens in one cell of it: a mesh, a fault, healing, and the proof that all is well.
+"""The faults of the matrix, and what happens in one cell of it: a fault, healing, and the proof that all is well.
 
 A cell is a fault x {1, 3} mirrors x {idle, writing}. Cells of one mesh follow each other on the same living nodes.
 """
@@ -28,6 +28,10 @@ SETTLE_S = 60.0
 YEAR_S = 365 * 86_400
 BACKED_UP_LATER = 50
 LATENCY_S = 0.3
+CHANGE_BYTES = 3_500
+"""A record of a writer with its frames and headers, once over one link."""
+IDLE_SHARE = 0.2
+"""Of the bytes of a first sync: connections made anew, and what is said while nothing changes."""
 
 
 def do_nothing(mesh: Mesh) -> None:
@@ -91,6 +95,12 @@ class Cell:
     @property
     def prefix(self) -> str:
         return self.name.replace(" ", "_")
+
+    @property
+    def limit_bytes(self) -> float:
+        """Each change goes to each mirror and is told to each peer; both ends of a link count it."""
+        copies = 2 * (self.mirror_count + 1)
+        return IDLE_SHARE * self.first_sync_bytes + CHANGE_BYTES * copies * self.changed
 
     @property
     def limit_s(self) -> float:
@@ -274,6 +284,7 @@ class Story:
         self.revs |= mesh.peers[0].ask("load", count=BASE_COUNT, body_bytes=BASE_BODY_BYTES)["revs"]
         mesh.wait_equal(self.count, SETTLE_S)
         self.first_sync_bytes = sum(mesh.bytes_carried().values()) - before
+        mesh.meet_all()
 
     def play(self, cell: Cell) -> None:
         """The cell from beginning to end. Raises AssertionError for anything that is not as it should be."""
@@ -371,6 +382,10 @@ class Story:
             assert not problems, f"checkdb of {node}: {problems}"
         assert cell.base_bodies == 0, f"{cell.base_bodies} bodies that all had were sent again"
         assert cell.fault.is_index_new or cell.base_rows == 0, f"{cell.base_rows} rows that all had were sent again"
+        assert cell.bytes_carried <= cell.limit_bytes, (
+            f"{cell.bytes_carried} bytes after healing for {cell.changed} records, allowed {cell.limit_bytes:.0f}; "
+            f"the first sync took {cell.first_sync_bytes}"
+        )
         assert cell.seconds <= cell.limit_s, (
             f"{cell.seconds:.1f} s to converge after healing, allowed {cell.limit_s:.1f} for {cell.changed} records"
         )
@@ -380,3 +395,16 @@ def _wait_saves(writers: list[MeshNode], count: int) -> None:
     wait_until(
         lambda: all(node.ask("progress")["saves"] >= count for node in writers), SETTLE_S, "the writers are at work"
     )
+
+
+def table_of(cells: list[Cell]) -> list[str]:
+    """What the cells showed, as lines of a table in Markdown."""
+    lines = [
+        "| fault | mirrors | load | saves | s to converge | allowed | kB after healing | kB of the first sync |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {cell.fault.name} | {cell.mirror_count} | {cell.load} | {cell.changed} | {cell.seconds:.2f} "
+        f"| {cell.limit_s:.1f} | {cell.bytes_carried / 1000:.0f} | {cell.first_sync_bytes / 1000:.0f} |"
+        for cell in cells
+    ]

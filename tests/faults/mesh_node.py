@@ -21,8 +21,8 @@ from mynosql.sync.wire import decode
 from tests.faults.processes import emit, receive
 
 BASE_PREFIX = "base/"
-WRITE_INTERVAL_S = 0.04
-TEXT_LENGTH = 400
+WRITE_INTERVAL_S = 0.03
+TEXT_LENGTH = 3000
 READ_TIMEOUT_S = 10.0
 
 
@@ -87,7 +87,7 @@ class Writer(threading.Thread):
         super().__init__(name="writer")
         self._db = db
         self._prefix = f"{cell}/{name}"
-        self._shared = [{"id": id, "rev": rev, "marks": []} for id, rev in shared.items()]
+        self._shared: list[dict[str, Any]] = [{"id": id, "rev": rev, "marks": []} for id, rev in shared.items()]
         self._is_over = threading.Event()
         self.revs: dict[str, str] = {}
         """The newest revision of each record that only this node writes."""

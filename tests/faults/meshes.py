@@ -1,12 +1,13 @@
 """A mesh of real nodes, each a process on a machine of its own, and the questions that a test asks of all of them.
 
     with Mesh(folder, mirrors=3) as mesh:
-        mesh.load(400, body_bytes=500)
+        mesh.peers[0].ask("load", count=400, body_bytes=500)
         mesh.mirrors[0].kill()
         ...
-        mesh.wait_equal(within_s=10.0, expected=...)
+        mesh.wait_equal(400, within_s=10.0)
 
-Hosts hear each other without encryption nowhere: the mesh has a cluster secret. The processes are tests/faults/mesh_node.py.
+Machines other than one's own are reached only with a cluster secret, so everything is encrypted. The processes run
+tests/faults/mesh_node.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class MeshNode:
         self.is_mirror = how.get("mode") == "mirror"
         self.clock_shift_s: float | None = 0
         """From its next start on; None: it starts in 1970."""
+        self.url: str | None = None
+        """How others reach it; None: not at all."""
         self._how = how
         self._child: PythonChild | None = None
 
@@ -122,11 +125,12 @@ class Mesh:
                 self._mirror(number, host, has_proxies) for number, host in enumerate(self.lab.hosts[:mirrors], 1)
             ]
             undo.enter_context(contextlib.ExitStack()).callback(self._stop_proxies)
-            urls = [self._url(number) for number in range(mirrors)]
+            for position, mirror in enumerate(self.mirrors):
+                mirror.url = self._url(position)
             self.peers = [
                 MeshNode(f"p{number}", host, folder / f"p{number}", {
                     # Each knows one mirror and learns the others.
-                    "peers": [urls[(number - 1) % mirrors]], "secret": self._secret,
+                    "peers": [self.mirrors[(number - 1) % mirrors].url], "secret": self._secret,
                 })
                 for number, host in enumerate(self.lab.hosts[mirrors:], 1)
             ]
@@ -200,6 +204,28 @@ class Mesh:
 
         wait_until(are_connected, SETTLE_DEADLINE_S, lambda: f"a connected mesh: {self.looks()}")
 
+    def meet_all(self) -> None:
+        """Every peer has followed every mirror: the way from one to another is known from here on."""
+        if len(self.mirrors) == 1:
+            return
+        for only in self.mirrors:
+            if not only.is_running:
+                only.start()
+            for other in self.mirrors:
+                if other is not only:
+                    other.kill()
+            wait_until(partial(self._is_followed_by_all, only), SETTLE_DEADLINE_S, f"all peers follow {only}")
+        for mirror in self.mirrors:
+            if not mirror.is_running:
+                mirror.start()
+        self.wait_connected()
+
+    def _is_followed_by_all(self, mirror: MeshNode) -> bool:
+        looks = self.looks()
+        return all(
+            looks[peer.name]["mirror"] == mirror.url and not looks[peer.name]["behind"] for peer in self.peers
+        )
+
     def wait_equal(self, record_count: int, within_s: float) -> None:
         """All nodes know that many records at the same leaves, owe nothing, and mirrors hold every body."""
 
@@ -229,7 +255,3 @@ def is_settled(look: Look, record_count: int) -> bool:
     if look["mode"] == "Mirror":
         return is_done and not look["missing"] and not look["filling"]
     return is_done and not look["pending"] and look["mirror"] is not None
-
-
-def total(counts: Iterable[int]) -> int:
-    return sum(counts)
