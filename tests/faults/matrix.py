@@ -303,7 +303,7 @@ class Story:
             fault.begin(mesh)
         self._last(cell)
         for node in mesh.running:
-            node.ask("reset_intake")
+            node.ask("reset_traffic")
         before = sum(mesh.bytes_carried().values())
         healed_at = time.monotonic()
         fault.end(mesh)
@@ -362,9 +362,9 @@ class Story:
 
     def _judge(self, cell: Cell) -> None:
         mesh = self.mesh
-        intakes = {node.name: node.ask("intake") for node in mesh.nodes}
-        cell.base_rows = sum(intake["base_rows"] for intake in intakes.values())
-        cell.base_bodies = sum(intake["base_bodies"] for intake in intakes.values())
+        heard = [node.ask("traffic") for node in mesh.nodes]
+        cell.base_rows = sum(traffic["base_rows"] for traffic in heard)
+        cell.base_bodies = sum(traffic["base_bodies"] for traffic in heard)
         listing = mesh.mirrors[0].ask("listing")["leaves"]
         lost = {id: (rev, listing.get(id)) for id, rev in self.revs.items() if listing.get(id) != [rev]}
         assert not lost, f"{len(lost)} records are not what was saved (saved, found): {dict(list(lost.items())[:5])}"

@@ -7,6 +7,7 @@ line with the same name. It counts the rows that other nodes send, by what they 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ import mynosql
 import mynosql.bridge
 from mynosql.row import Row
 from mynosql.sync import messages as ms
-from mynosql.sync.wire import decode
+from mynosql.sync.wire import decode, encode
+from tests.bench.workload import readings
 from tests.faults.processes import emit, receive
 
 BASE_PREFIX = "base/"
@@ -40,23 +42,26 @@ class Clock:
         self.shift_ns = -self._time_ns() if shift_s is None else int(shift_s * 1e9)
 
 
-class Intake:
-    """What other nodes sent: rows by kind of message, and which rows of the base came more than once."""
+class Traffic:
+    """What this node told others and heard from them: rows by kind of message, and rows of the base heard at all."""
 
     def __init__(self) -> None:
+        self.rows_sent: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
         self.base_rows = 0
         self.base_bodies = 0
-        self.first_at: float | None = None
         self.batch_rows_max = 0
         vars(mynosql.bridge)["decode"] = self.decode
+        vars(mynosql.bridge)["encode"] = self.encode
+
+    def encode(self, message: ms.Message) -> list[bytes]:
+        self.rows_sent[type(message).__name__] += len(_rows_of(message))
+        return encode(message)
 
     def decode(self, frames: Sequence[bytes]) -> ms.Message:
         message = decode(frames)
         rows = _rows_of(message)
         if rows:
-            if self.first_at is None:
-                self.first_at = time.monotonic()
             self.rows[type(message).__name__] += len(rows)
             self.batch_rows_max = max(self.batch_rows_max, len(rows))
             for row in rows:
@@ -67,8 +72,8 @@ class Intake:
 
     def reset(self) -> None:
         self.rows.clear()
+        self.rows_sent.clear()
         self.base_rows = self.base_bodies = self.batch_rows_max = 0
-        self.first_at = None
 
 
 def _rows_of(message: ms.Message) -> tuple[Row, ...]:
@@ -140,7 +145,7 @@ class Node:
     def __init__(self, how: dict[str, Any]) -> None:
         self.clock = Clock()
         self.clock.set(how.pop("clock_shift_s", 0))
-        self.intake = Intake()
+        self.traffic = Traffic()
         self.name = how.pop("node")
         self.db = mynosql.opendb("Mesh", **how)
         self._writer: Writer | None = None
@@ -151,6 +156,13 @@ class Node:
         for start in range(0, count, 1000):
             self.db.savedocs({"id": id, "text": _noise(id, body_bytes)} for id in ids[start : start + 1000])
         return {"revs": {id: self.db.docinfo(id).rev for id in ids}}
+
+    def do_load_readings(self, count: int) -> dict[str, Any]:
+        """As many sensor readings as the benchmarks have."""
+        recs = ({"id": id, **body} for id, body in readings(count))
+        while batch := list(itertools.islice(recs, 1000)):
+            self.db.savedocs(batch)
+        return {}
 
     def do_write(self, cell: str, shared: dict[str, str]) -> dict[str, Any]:
         assert self._writer is None
@@ -175,6 +187,9 @@ class Node:
     def do_save(self, ids: list[str]) -> dict[str, Any]:
         recs = self.db.savedocs({"id": id, "text": id, "marks": []} for id in ids)
         return {"revs": {rec["id"]: rec["rev"] for rec in recs}}
+
+    def do_state(self, id: str) -> dict[str, Any]:
+        return {"state": self.db.docinfo(id).state}
 
     def do_look(self) -> dict[str, Any]:
         """Cheap: asked many times a second."""
@@ -213,15 +228,15 @@ class Node:
             texts[id] = sorted(marks) if "marks" in rec else _digest(rec["text"])
         return {"texts": texts}
 
-    def do_intake(self) -> dict[str, Any]:
-        intake = self.intake
+    def do_traffic(self) -> dict[str, Any]:
+        traffic = self.traffic
         return {
-            "rows": dict(intake.rows), "base_rows": intake.base_rows, "base_bodies": intake.base_bodies,
-            "first_at": intake.first_at, "batch_rows_max": intake.batch_rows_max,
+            "rows": dict(traffic.rows), "rows_sent": dict(traffic.rows_sent), "base_rows": traffic.base_rows,
+            "base_bodies": traffic.base_bodies, "batch_rows_max": traffic.batch_rows_max,
         }
 
-    def do_reset_intake(self) -> dict[str, Any]:
-        self.intake.reset()
+    def do_reset_traffic(self) -> dict[str, Any]:
+        self.traffic.reset()
         return {}
 
     def do_clock(self, shift_s: float) -> dict[str, Any]:
