@@ -213,7 +213,7 @@ class Lab:
             host.limit_rate(None)
 
     def close(self) -> None:
-        """Every namespace is gone, with its devices; repeatable. What still runs in them lost its network."""
+        """No namespace has a name any more; repeatable. What still runs in one loses its network soon."""
         _remove([self._bridge, *(host.namespace for host in self.hosts)])
 
 
