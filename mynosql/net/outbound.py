@@ -236,7 +236,8 @@ class Connection(ABC):
                 self._pause_s = 0.0
             self._literals = ()
             self._lost_at = now
-        elif refusal is None:
+        elif refusal is None or self._silent_ends >= SILENT_ENDS_UNTIL_REFUSED:
+            # A tunnel or balancer whose other end is away breaks connections off just as another secret does.
             share_s = options.retry_share * (now - self._lost_at)
             pause_s_max = min(pause_s_max, max(options.retry_s_min, options.retry_s_unreached, share_s))
         self._ready_at = None

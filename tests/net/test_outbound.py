@@ -281,6 +281,9 @@ def test_what_is_not_reached_is_tried_again_after_a_small_share_of_the_outage(
         assert pause_of(None) == pytest.approx(pause_s, rel=0.05)
         # Whoever answers and refuses is asked as seldom as ever: nothing but a person helps there
         assert pause_of(PeerRefused("another secret")) == 5.0
+        # Whoever breaks off without a word may be a tunnel whose other end is away
+        b.io._dials[link.name]._silent_ends = 2
+        assert pause_of(PeerRefused("not a word")) == pytest.approx(pause_s, rel=0.05)
 
 
 class FakeKnocks:
