@@ -114,6 +114,10 @@ class Host:
             rate = ["rate", f"{kbit_s}kbit", "burst", str(BURST_BYTES), "latency", f"{QUEUE_MS}ms"]
             _run(["tc", "-n", self.namespace, "qdisc", "replace", *place, "tbf", *rate])
 
+    def set_link(self, is_up: bool) -> None:
+        """The cable is plugged in, or pulled where this machine notices it: its network is unreachable at once."""
+        _batch([f"link set {DEVICE} {'up' if is_up else 'down'}"], self.namespace)
+
     # Looking
 
     def bytes_carried(self) -> int:

@@ -123,6 +123,16 @@ def test_what_is_dropped_does_not_arrive_and_passes_again_afterwards(echoing: tu
             assert is_heard(connection)
 
 
+def test_a_pulled_cable_is_noticed_by_its_own_machine(echoing: tuple[Host, Host]) -> None:
+    server, client = echoing
+    with connect(client, server) as connection:
+        client.set_link(False)
+        with pytest.raises(OSError, match="unreachable"):
+            connect(client, server)
+        client.set_link(True)
+        assert is_heard(connection)
+
+
 def test_a_half_open_connection_stays_silent_while_new_ones_work(echoing: tuple[Host, Host]) -> None:
     server, client = echoing
     with connect(client, server) as old:

