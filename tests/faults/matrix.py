@@ -305,8 +305,8 @@ class Story:
         for node in mesh.running:
             node.ask("reset_traffic")
         before = sum(mesh.bytes_carried().values())
-        healed_at = time.monotonic()
         fault.end(mesh)
+        healed_at = time.monotonic()
         for node in writers:
             self._take(cell, node.ask("rest"))
         for node in mesh.nodes:
