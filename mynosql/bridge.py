@@ -48,6 +48,7 @@ class Bridge:
         self._answer = answer
         self._listening: Listening | None = None
         self._control: ThreadPoolExecutor | None = None
+        self._refused = ""
         secret = find_secret(options.secret, os.environ)
         self._security = Security.open(folder, secret, insecure=options.insecure)
         self._advertise = parse_address(options.advertise) if options.advertise else None
@@ -193,7 +194,10 @@ class Bridge:
             self._workers.changed.notify_all()
 
     def on_refused(self, link: fx.Link, error: PeerRefused) -> None:
-        log.warning("%s", error)
+        text = str(error)
+        if text != self._refused:  # once, not with every attempt
+            log.warning("%s", text)
+            self._refused = text
         with self._lock:
             self._replica.on_failure(error)
             self._workers.changed.notify_all()

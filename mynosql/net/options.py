@@ -41,6 +41,12 @@ class NetOptions:
     """The pause after the first failed attempt or a lost link; doubled up to retry_s_max, less up to half."""
     retry_s_max: float = 5.0
     """A mirror that comes back is found within this, and a thousand peers ask it 200 times a second."""
+    retry_s_unreached: float = 0.25
+    """While nobody was reached at all the pause is not longer than this, or than retry_share of the time that it has
+    lasted: a link that was away for half a minute is used half a second after it is back."""
+    retry_share: float = 1 / 60
+    knock_s: float = 0.4
+    """While a connection request hangs, another is sent this often: the kernel repeats a lost one after 1, 3, 7 s."""
     steady_s: float = 5.0
     """A link that was up this long starts again with the shortest pause."""
     heartbeat_s: float = 5.0

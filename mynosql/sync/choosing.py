@@ -45,19 +45,25 @@ class Failures:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._tries: dict[Address, int] = {}
+        self._since: dict[Address, float] = {}
         self._until: dict[Address, float] = {}
 
     def add(self, address: Address, loss: Loss) -> None:
         hub, options = self._hub, self._hub.options
         self._tries[address] = self._tries.get(address, 0) + 1
+        since = self._since.setdefault(address, hub.now)
         if loss is Loss.REFUSED:
             wait_s = hub.jitter(options.refused_retry_s)
-        else:
+        elif loss is Loss.BYE:
             wait_s = hub.backoff(self._tries[address], options.retry_s, options.retry_s_max)
+        else:
+            longest_s = min(options.retry_s_max, max(options.retry_s, options.retry_share * (hub.now - since)))
+            wait_s = hub.backoff(self._tries[address], options.retry_s, longest_s)
         self._until[address] = hub.now + wait_s
 
     def clear(self, address: Address) -> None:
         self._tries.pop(address, None)
+        self._since.pop(address, None)
         self._until.pop(address, None)
 
     def has(self, address: Address) -> bool:

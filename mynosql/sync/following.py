@@ -47,7 +47,7 @@ class Follower:
         self.is_caught_up = False
         self.has_caught_up = False
         self.is_bringing_bodies = False
-        self._is_entries_only = not hub.is_mirror or (self.cursor.seq == 0 and hub.followers.is_any_caught_up())
+        self._is_entries_only = not hub.is_mirror or hub.followers.is_any_caught_up()
         self._bare: dict[bytes, int] = {}
         """Rows of which a body is still to come here, with their seq there: a Report goes only up to before them."""
         self._is_all_bare = False

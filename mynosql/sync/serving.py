@@ -101,9 +101,12 @@ class Served:
         if isinstance(result, fx.Failed):
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
+        rows = result.rows
+        if asked.with_bodies:
+            rows = self._hub.publisher.without_its_own(rows, self.card.node)
         self._hub.send(self.link, ms.Entries(
             request=asked.request, index_id=asked.index_id, after=asked.after, last=result.last, head=until,
-            more=result.more, rows=result.rows,
+            more=result.more, rows=rows,
         ))
 
     # Bodies

@@ -53,6 +53,7 @@ class Connection:
     number: int
     client: Machine
     address: Address
+    made_at: float
     server: Machine | None = None
     is_up: bool = False
     is_over: bool = False
@@ -187,7 +188,7 @@ class World:
     def dial(self, client: Machine, address: Address) -> None:
         assert address not in client.links, f"{client.name} dials {address} twice"
         self._count += 1
-        connection = Connection(self._count, client, address)
+        connection = Connection(self._count, client, address, self.now)
         client.links[address] = connection
         self.connections.append(connection)
         self.at(self.now + self._delay(), lambda: self._connect(connection, 1))
@@ -202,10 +203,11 @@ class World:
             client.perform(client.node.on_link_up(fx.Link.dial(connection.address), self.now))
             return
         if server is not None and self._is_mute(client.name, server.name):
-            self.at(self.now + 1.0, lambda: self._connect(connection, tries))  # SYN after SYN
+            self.at(self.now + 0.4, lambda: self._connect(connection, tries))  # knock after knock
             return
         if server is None or not server.is_alive or not server.is_mirror or self._is_cut(client.name, server.name):
-            self.at(self.now + min(0.05 * 2**tries, 5.0), lambda: self._connect(connection, tries + 1))
+            longest_s = min(max(0.25, (self.now - connection.made_at) / 60), 5.0)
+            self.at(self.now + min(0.05 * 2**tries, longest_s), lambda: self._connect(connection, tries + 1))
             client.perform(client.node.on_link_down(fx.Link.dial(connection.address), self.now))
             return
         connection.server, connection.is_up = server, True
