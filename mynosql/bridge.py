@@ -221,6 +221,8 @@ class Bridge:
             self._after_input(written)
             commands = self._replica.take_outgoing()
             due = self._replica.next_due(now)
+            if commands:  # waitsync(level="sent") waits for them to leave
+                self._workers.changed.notify_all()
         if commands:
             with collector_paused():
                 self._replica.bytes_sent += sum(map(self._perform, commands))

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
 from mynosql.control import answer, refusal
@@ -33,7 +33,7 @@ from mynosql.options import OpenOptions, check_mode
 from mynosql.record import join, split
 from mynosql.revision import conflicts_of, rev_string
 from mynosql.row import Entry, Leaf
-from mynosql.views import Change, CheckReport, Conflict, DocInfo, SyncStatus
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Level, SyncStatus
 
 LIST_PAGE = 512
 """Ids that iter() reads at a time: bounds its memory, whatever the number of records."""
@@ -74,7 +74,7 @@ class MyNoSQL:
     def opendb(self, name: str, *, location: str | os.PathLike[str] | None = None, **options: Any) -> MyNoSQL:
         """The database is open: created if it is new, recovered if its process was killed. Returns self.
 
-        options: the fields of OpenOptions (mode, listen, peers, secret, insecure, advertise, durability,
+        options: the fields of OpenOptions (mode, listen, peers, secret, insecure, advertise, acks, durability,
         fsync_interval_s, memtable_bytes_max, cache_bytes_max). Raises OptionInvalid, AddressInvalid, ListenFailed,
         DatabaseLocked, FormatUnknown, StorageCorrupt, StorageFailed; nothing stays open then.
         """
@@ -384,18 +384,20 @@ class MyNoSQL:
         return Watchers.of(self._node()).add(fn, prefix)
 
     def pendingdocs(self) -> list[Any]:
-        """The ids of records written here that no mirror has confirmed, oldest change first."""
+        """The ids of records written here that too few mirrors (acks=) have confirmed, oldest change first."""
         return [unpack_id(row.id_key) for row in self._node().pending_rows()]
 
-    def waitsync(self, timeout: float | None = None, level: str = "mirror") -> bool:
-        """True once a mirror has on its disk everything that was saved here before the call; False after timeout.
+    def waitsync(self, timeout: float | None = None, level: Level = "mirror") -> bool:
+        """True once everything that was saved here before the call is as far as level says; False after timeout.
 
-        On a mirror: another mirror; a mirror that knows of no other returns True. Raises OptionInvalid for
-        timeout=None while no mirror is known: it would wait for ever.
+        level: "mirror": on the disk of one mirror. "mirrors": of as many as opendb's acks= asks for. "sent": handed
+        to the network for a mirror, which may still lose it. On a mirror: other mirrors, and "sent" as "mirror"; one
+        that knows of no other returns True, but for "mirrors". Raises OptionInvalid for timeout=None while no mirror
+        is known (it would wait for ever), and for "mirrors" where acks is 1.
         """
-        if level != "mirror":
-            raise OptionInvalid(f"level {level!r}: expected 'mirror'")
-        return self._node().wait_sync(timeout)
+        if level not in get_args(Level):
+            raise OptionInvalid(f"level {level!r}: expected one of {', '.join(map(repr, get_args(Level)))}")
+        return self._node().wait_sync(timeout, level)
 
     def syncstatus(self) -> SyncStatus:
         """The state of this node and of its place in the mesh."""

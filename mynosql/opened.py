@@ -34,7 +34,7 @@ from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
-from mynosql.views import CheckReport, DocInfo, Problem, State, SyncStatus
+from mynosql.views import CheckReport, DocInfo, Level, Problem, State, SyncStatus
 from mynosql.workers import Workers
 
 log = logging.getLogger("mynosql")
@@ -97,7 +97,7 @@ class OpenDatabase:
         identity = folder.identity
         self.replica = Replica(
             self.store, name=options.name, node=identity.node, is_moved=identity.is_moved or self.store.is_rebuilt,
-            is_mirror=check_mode(options.mode), world=world,
+            is_mirror=check_mode(options.mode), world=world, acks=options.acks,
         )
         self._ledger: Ledger = self.replica.ledger
         self.workers = Workers(self.replica, fsync_interval_s=options.fsync_interval_s)
@@ -370,10 +370,14 @@ class OpenDatabase:
         with self.lock:
             return self.replica.pending_rows()
 
-    def wait_sync(self, timeout_s: float | None) -> bool:
+    def wait_sync(self, timeout_s: float | None, level: Level) -> bool:
         with self.lock:
             replica = self.replica
-            if replica.is_mirror and not replica.knows_mirrors:
+            if level == "mirrors" and replica.node.acks == 1:
+                raise OptionInvalid(
+                    "waitsync(level='mirrors') needs a number: open the database with acks=2 or more (it is remembered)"
+                )
+            if replica.is_mirror and not replica.knows_mirrors and level != "mirrors":
                 return True
             if timeout_s is None and not replica.knows_mirrors:
                 raise OptionInvalid(
@@ -381,8 +385,8 @@ class OpenDatabase:
                 )
             target = self.store.head_seq
             self.workers.sync_now()
-            self.workers.wait(lambda: replica.is_delivered(target) or self._is_closed, timeout_s)
-            return replica.is_delivered(target)
+            self.workers.wait(lambda: replica.is_reached(target, level) or self._is_closed, timeout_s)
+            return replica.is_reached(target, level)
 
     # Looking inside
 

@@ -23,11 +23,13 @@ from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync.messages import Message
 from mynosql.sync.node import Node, NodeConfig, Wanted
-from mynosql.views import SyncStatus
+from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
 """The index id: 16 random bytes, minted when the index is made, restored or moved."""
 MODE_NOTE = "mode"
+ACKS_NOTE = "acks"
+"""How many other mirrors must have a change before it counts as delivered (decimal); none: one."""
 COMPLETE_NOTE = "complete"
 """Wall clock (ms, decimal) at which the index was last known complete; written when it first is, and at close."""
 
@@ -70,8 +72,10 @@ class Replica:
     """One database of one node: its records, its conversations, and what they owe each other."""
 
     def __init__(
-        self, store: Store, *, name: str, node: int, is_moved: bool, is_mirror: bool | None, world: World
+        self, store: Store, *, name: str, node: int, is_moved: bool, is_mirror: bool | None, world: World,
+        acks: int | None = None,
     ) -> None:
+        """is_mirror, acks: as remembered when None. acks: see options.OpenOptions."""
         self.store = store
         self._world = world
         self.last_error: str | None = None
@@ -82,6 +86,8 @@ class Replica:
             notes[INDEX_NOTE] = world.mint(16)
         if is_mirror is not None and store.note(MODE_NOTE) != _mode_note(is_mirror):
             notes[MODE_NOTE] = _mode_note(is_mirror)
+        if acks is not None and store.note(ACKS_NOTE) != b"%d" % acks:
+            notes[ACKS_NOTE] = b"%d" % acks
         if notes:
             self._write_durably(notes)
         self.ledger = Ledger(store, node=node, clock=HybridClock.resumed(store.hlc_max, world.wall_ms()))
@@ -96,7 +102,7 @@ class Replica:
         self.node = Node(
             NodeConfig(
                 database=name, node=node, index_id=store.note(INDEX_NOTE), nonce=int.from_bytes(world.mint(8), "big"),
-                is_mirror=store.note(MODE_NOTE) == _mode_note(True),
+                is_mirror=store.note(MODE_NOTE) == _mode_note(True), acks=int(store.note(ACKS_NOTE) or b"1"),
             ),
             notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng,
         )
@@ -195,19 +201,24 @@ class Replica:
             self.node.cancel_fetch(fetch.request)
 
     def is_pending(self, entry: Entry) -> bool:
-        """This change was made here and no mirror has confirmed it."""
+        """This change was made here and too few mirrors have confirmed it."""
         if not self.knows_mirrors and self.is_mirror:
             return False
         return self.node.is_owed(entry.seq, entry.owed)
 
-    def is_delivered(self, seq: int) -> bool:
-        """A mirror (another one, for a mirror) has all our changes up to seq on its disk."""
+    def is_reached(self, seq: int, level: Level) -> bool:
+        """All our changes up to seq are where that level wants them; MyNoSQL.waitsync says what each means."""
+        node = self.node
         if self.is_mirror:
-            return self.node.confirmed_seq >= seq
-        return self.node.delivered_seq >= seq or self.store.counters.pending == 0
+            return node.confirmed_by(node.acks if level == "mirrors" else 1) >= seq
+        if self.store.counters.pending == 0:
+            return True
+        if level == "sent" and node.sent_seq >= seq and not self._outgoing:
+            return True
+        return (node.delivered_seq if level == "mirrors" else node.acked_seq) >= seq
 
     def pending_rows(self) -> list[Row]:
-        """The changes that no mirror has confirmed, in feed order, without bodies."""
+        """The changes that too few mirrors have confirmed, in feed order, without bodies."""
         if self.is_mirror and not self.knows_mirrors:
             return []
         rows: list[Row] = []

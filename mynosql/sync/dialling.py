@@ -209,6 +209,8 @@ class Dialled:
             hub.pieces.on_piece(self.link, message)
         elif isinstance(message, ms.Ack):
             hub.outbox.on_ack(self, message)
+        elif isinstance(message, ms.Confirmed):
+            hub.outbox.on_confirmed(self, message)
         elif isinstance(message, ms.Want):
             hub.outbox.on_want(self, message)
         elif isinstance(message, ms.FetchPiece):

@@ -42,6 +42,8 @@ class NodeConfig:
     nonce: int
     """Random, of this opening."""
     is_mirror: bool
+    acks: int = 1
+    """How many other mirrors must have a change on disk before it counts as delivered."""
 
 
 class Hub:
@@ -67,6 +69,7 @@ class Hub:
         self.index_id = config.index_id
         self.nonce = config.nonce
         self.is_mirror = config.is_mirror
+        self.acks = config.acks
         self.is_filling = False
         self.advertised: Address | None = None
         self.publisher_port = 0

@@ -20,6 +20,8 @@ DATABASES_MAX = 8
 REJECTED_TEXT_MAX = 400
 OPENINGS_MAX = 512
 """Openings remembered: 8 KiB, and years of reboots."""
+TAKEN_MAX = 64
+"""Mirrors whose acknowledgements are remembered until enough others have the same; of more the oldest go."""
 _OPENING = struct.Struct("<QQ")
 
 
@@ -33,6 +35,15 @@ class Cursor(NamedTuple):
     """Whose index it is."""
     nonce: int = 0
     """Of the opening in which the node told of that seq."""
+
+
+class Taken(NamedTuple):
+    """What one mirror acknowledged while more mirrors are asked for."""
+
+    seq: int
+    """Our owed changes up to here are on its disk."""
+    theirs: int
+    """They stand at or below this seq of its feed."""
 
 
 class Opening(NamedTuple):
@@ -69,7 +80,9 @@ class Memory:
         self.rejected: dict[int, Rejected] = {}
         self.databases = _databases_from(notes.get("database", b""))
         self.delivered = _number_from(notes.get("delivered", b""))
-        """Our owed changes up to this seq are on a mirror's disk."""
+        """Our owed changes up to this seq are on the disks of as many mirrors as are asked for."""
+        self.taken: dict[bytes, Taken] = {}
+        """Per index id of a mirror: what it acknowledged above `delivered`."""
         self.owed_all_until = _number_from(notes.get("owed-all-until", b""))
         """Changes above `delivered` and up to this are owed whoever wrote them: we were a mirror then."""
         self.is_filling = notes.get("filling") == b"1"
@@ -94,6 +107,8 @@ class Memory:
                 self.offered.add(bytes.fromhex(name))
             elif kind == "confirmed":
                 self.confirmed[int(name, 16)] = int(value)
+            elif kind == "taken":
+                self.taken[bytes.fromhex(name)] = Taken(*map(int, value.split()))
             elif kind == "rejected":
                 self.rejected[int(name)] = Rejected(*msgpack.unpackb(value))
         except (ValueError, TypeError):
@@ -134,16 +149,35 @@ class Memory:
             self._set_note(f"confirmed/{node:016x}", b"")
         self.confirmed.clear()
 
+    def confirmed_by(self, count: int) -> int:
+        """How much of our feed that many other mirrors have on their disks, each of them."""
+        seqs = sorted(self.confirmed.values(), reverse=True)
+        return seqs[count - 1] if len(seqs) >= count else 0
+
     @property
-    def confirmed_seq(self) -> int:
-        """The most that any other mirror confirmed."""
-        return max(self.confirmed.values(), default=0)
+    def acked(self) -> int:
+        """Our owed changes up to this seq are on the disk of one mirror at least."""
+        return max([self.delivered, *(taken.seq for taken in self.taken.values())])
+
+    def set_taken(self, index_id: bytes, taken: Taken, *, is_kept: bool) -> None:
+        """is_kept: write it down; not needed when nothing was owed in between."""
+        if index_id not in self.taken and len(self.taken) >= TAKEN_MAX:
+            self._forget_taken(min(self.taken, key=lambda found: self.taken[found].seq))
+        self.taken[index_id] = taken
+        if is_kept:
+            self._set_note(f"taken/{index_id.hex()}", b"%d %d" % taken)
+
+    def _forget_taken(self, index_id: bytes) -> None:
+        del self.taken[index_id]
+        self._set_note(f"taken/{index_id.hex()}", b"")
 
     def set_delivered(self, seq: int, *, is_kept: bool) -> None:
         """is_kept: write it down; not needed when nothing was owed in between."""
         self.delivered = seq
         if is_kept:
             self._set_note("delivered", b"%d" % seq)
+        for index_id in [index_id for index_id, taken in self.taken.items() if taken.seq <= seq]:
+            self._forget_taken(index_id)
 
     def set_owed_all_until(self, seq: int) -> None:
         self.owed_all_until = seq

@@ -269,8 +269,29 @@ class Ack:
     index_id: bytes
     last: int
     seq: int
-    """The mirror's own newest seq that the rows got; 0: they changed nothing. It must never know less again."""
+    """The mirror's own newest seq once the rows were applied: they stand at or below it. It must never know less."""
     refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Await:
+    """Asks a mirror to tell when `count` other mirrors have its feed up to `seq` on their disks."""
+
+    is_gated: ClassVar[bool] = False
+    request: int
+    index_id: bytes
+    """The mirror's, of which the seq is."""
+    seq: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """Answers an Await, once that is so."""
+
+    is_gated: ClassVar[bool] = False
+    request: int
+    index_id: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +377,6 @@ class Heartbeat:
 
 
 Message = (
-    Hello | Welcome | Refused | Pull | Entries | Fetch | Bodies | FetchPiece | Piece | Push | Ack | Offer | Want
-    | Report | Mirrors | Ping | Pong | Bye | Changes | Heartbeat
+    Hello | Welcome | Refused | Pull | Entries | Fetch | Bodies | FetchPiece | Piece | Push | Ack | Await | Confirmed
+    | Offer | Want | Report | Mirrors | Ping | Pong | Bye | Changes | Heartbeat
 )

@@ -90,6 +90,7 @@ class Node:
         hub.is_running = True
         hub.advertised, hub.publisher_port = advertised, publisher_port
         hub.members.on_start()
+        hub.outbox.on_start()
         hub.memory.add_opening(Opening(hub.nonce, hub.durable))
         if hub.is_mirror:
             hub.filler.start()
@@ -133,7 +134,7 @@ class Node:
             hub.filler.start()
         else:
             hub.filler.stop()
-            memory.set_delivered(max(memory.delivered, memory.confirmed_seq), is_kept=True)
+            memory.set_delivered(max(memory.delivered, memory.confirmed_by(hub.acks)), is_kept=True)
             memory.set_owed_all_until(hub.durable)
             hub.strategy = Chooser(hub)
         if hub.is_running:
@@ -306,13 +307,32 @@ class Node:
 
     @property
     def delivered_seq(self) -> int:
-        """All that we owed up to here is on a mirror's disk (another one's, for a mirror)."""
+        """All that we owed up to here is on the disks of as many mirrors as are asked for (others, for a mirror)."""
         return self._hub.memory.delivered
+
+    @property
+    def acked_seq(self) -> int:
+        """All that we owed up to here is on the disk of one mirror at least. Of a mirror see confirmed_by."""
+        return self._hub.memory.acked
+
+    @property
+    def sent_seq(self) -> int:
+        """All that we owed up to here was given to the link of a mirror, whatever becomes of it."""
+        return self._hub.outbox.sent_seq
 
     @property
     def confirmed_seq(self) -> int:
         """The most of our feed that another mirror has on its disk."""
-        return self._hub.memory.confirmed_seq
+        return self._hub.memory.confirmed_by(1)
+
+    @property
+    def acks(self) -> int:
+        """How many other mirrors must have a change before it counts as delivered."""
+        return self._hub.acks
+
+    def confirmed_by(self, count: int) -> int:
+        """How much of our feed that many other mirrors have on their disks."""
+        return self._hub.memory.confirmed_by(count)
 
     @property
     def rejected(self) -> Mapping[int, Rejected]:

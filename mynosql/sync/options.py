@@ -80,6 +80,9 @@ class SyncOptions:
     """Pushed and not acknowledged at any time: HWM counts messages, this counts bytes."""
     push_retry_s: float = 15.0
     """Pushes without an answer, on a link that is alive, are sent again after this, with jitter."""
+    await_retry_s: float = 30.0
+    """An Await without an answer (the other mirrors may be away) is sent again after this, then twice as late."""
+    await_retry_s_max: float = 300.0
     push_queue_max: int = 64
     """Pushes that a mirror holds for one writer; more is a broken writer."""
     offer_count: int = 2048

@@ -33,7 +33,7 @@ class Incoming:
         """Rows of which a body is still to come, in pieces."""
         self.transfer: Transfer | None = None
         self.seq = 0
-        """Our newest seq that its rows got."""
+        """Our newest seq when the last of its rows was applied."""
 
     def refuse(self, id_key: bytes, code: str, text: str) -> None:
         position = self.positions.get(id_key)
@@ -160,7 +160,7 @@ class Receiver:
             if session is not None:
                 self._hub.server.say_bye(session, ms.ByeCode.STORAGE, str(result.error))
             return False
-        incoming.seq = max(incoming.seq, result.last_seq)
+        incoming.seq = max(incoming.seq, result.head)
         for refused in result.refused:
             incoming.refuse(refused.id_key, refused.code, refused.text)
         return True

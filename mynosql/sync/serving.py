@@ -12,6 +12,7 @@ from functools import partial
 from mynosql.errors import PeerError
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.confirming import Awaits
 from mynosql.sync.handshake import (
     choose_version,
     find_loss,
@@ -43,6 +44,7 @@ class Served:
     def close(self) -> None:
         self.receiver.close()
         self._hub.pieces.drop_link(self.link)
+        self._hub.server.awaits.drop(self.link)
 
     def on_message(self, message: ms.Message) -> None:
         """One message after the Hello. Raises PeerError for one that has no place here."""
@@ -62,6 +64,8 @@ class Served:
             self._on_offer(message)
         elif isinstance(message, ms.Report):
             self._on_report(message)
+        elif isinstance(message, ms.Await):
+            hub.server.awaits.take(self.link, message)
         elif isinstance(message, ms.Mirrors):
             if self.card.is_mirror:
                 hub.members.learn(message.mirrors, is_local=hub.server.is_local)
@@ -167,8 +171,10 @@ class Served:
             raise PeerError(f"{self.link.name}: reports change {message.seq}, the newest is {hub.durable}")
         if message.seq > hub.memory.confirmed.get(self.card.node, 0):
             hub.memory.set_confirmed(self.card.node, message.seq)
-            if message.seq > hub.memory.delivered:
-                hub.memory.set_delivered(message.seq, is_kept=True)
+            delivered = hub.memory.confirmed_by(hub.acks)
+            if delivered > hub.memory.delivered:
+                hub.memory.set_delivered(delivered, is_kept=True)
+            hub.server.awaits.on_report()
             hub.announce(fx.Kind.DELIVERED)
 
 
@@ -178,6 +184,7 @@ class Server:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sessions: dict[fx.Link, Served] = {}
+        self.awaits = Awaits(hub)
         self._held: dict[int, tuple[fx.Link, ms.Hello, str]] = {}
         """Hellos that wait for the older conversation of the same node id to prove that it lives, by node id."""
         self._mirror_count = 0

@@ -18,6 +18,7 @@ from mynosql.address import Address, parse_address
 from mynosql.batch import WireLimits, pack_wire, unpack_wire
 from mynosql.errors import PeerError
 from mynosql.idkey import ID_KEY_BYTES_MAX
+from mynosql.options import ACKS_MAX
 from mynosql.row import Row, Version
 from mynosql.sync import messages as ms
 
@@ -221,6 +222,10 @@ _SHAPES = (
     _Shape(16, ms.Ping, _SMALL, {"number": _REQUEST}),
     _Shape(17, ms.Pong, _SMALL, {"number": _REQUEST}),
     _Shape(18, ms.Bye, 4 << 10, {"code": _enum(ms.ByeCode), "text": _TEXT}),
+    _Shape(22, ms.Await, _SMALL, {
+        "request": _REQUEST, "index_id": _ID, "seq": _SEQ, "count": _number(ACKS_MAX),
+    }),
+    _Shape(23, ms.Confirmed, _SMALL, {"request": _REQUEST, "index_id": _ID}),
     _Shape(32, ms.Changes, _SMALL, {"index_id": _ID, "first": _SEQ, "last": _SEQ}, "rows"),
     _Shape(33, ms.Heartbeat, _SMALL, {
         "index_id": _ID, "head": _SEQ, "next_ms": _number(60_000), "is_filling": _FLAG,

@@ -117,8 +117,10 @@ class FakeStore:
         if todo or notes:
             self._put(list(todo.values()), notes)
         if not changed:
-            return fx.Applied(refused=tuple(refused))
-        return fx.Applied(first_seq=first, last_seq=self.head, refused=tuple(refused), is_copy=is_copy)
+            return fx.Applied(head=self.head, refused=tuple(refused))
+        return fx.Applied(
+            first_seq=first, last_seq=self.head, head=self.head, refused=tuple(refused), is_copy=is_copy
+        )
 
     def _fault(self, row: Row, mine: Row | None, is_push: bool) -> str | None:
         for leaf, body in zip(row.leaves, row.bodies, strict=True):

@@ -112,14 +112,21 @@ class World:
         """What that machine answered to injected messages over served links."""
         return [message for name, _, message in self.strays if name == machine.name and isinstance(message, kind)]
 
-    def mirror(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
-        return self._machine(name, True, knows, options)
+    def mirror(
+        self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None, **how: Any
+    ) -> Machine:
+        """how: further arguments of Machine."""
+        return self._machine(name, True, knows, options, how)
 
-    def peer(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
-        return self._machine(name, False, knows, options)
+    def peer(
+        self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None, **how: Any
+    ) -> Machine:
+        return self._machine(name, False, knows, options, how)
 
-    def _machine(self, name: str, is_mirror: bool, knows: Iterable[str], options: SyncOptions | None) -> Machine:
-        machine = Machine(self, name, is_mirror=is_mirror, knows=knows, options=options or self.options)
+    def _machine(
+        self, name: str, is_mirror: bool, knows: Iterable[str], options: SyncOptions | None, how: dict[str, Any]
+    ) -> Machine:
+        machine = Machine(self, name, is_mirror=is_mirror, knows=knows, options=options or self.options, **how)
         self.machines[name] = machine
         return machine
 

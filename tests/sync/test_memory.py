@@ -49,11 +49,11 @@ def test_the_most_that_was_confirmed_counts_until_it_is_forgotten() -> None:
     memory = Memory({}, notes.__setitem__)
     memory.set_confirmed(1, 5)
     memory.set_confirmed(2, 3)
-    assert memory.confirmed_seq == 5
+    assert [memory.confirmed_by(count) for count in (1, 2, 3)] == [5, 3, 0]
 
     memory.forget_confirmed()
 
-    assert memory.confirmed_seq == 0
+    assert memory.confirmed_by(1) == 0
     assert set(notes.values()) == {b""}
 
 
