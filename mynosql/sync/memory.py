@@ -73,8 +73,8 @@ class Memory:
         """Per index id: how far it pushed to us."""
         self.witnessed: dict[bytes, Cursor] = {}
         """Per index id: the seq that changes of ours got there, as acknowledged."""
-        self.offered: set[bytes] = set()
-        """Index ids that have been offered what we hold."""
+        self.offered: dict[bytes, int] = {}
+        """Per index id: our changes up to this seq came from it, were pushed to it, or were offered to it as held."""
         self.confirmed: dict[int, int] = {}
         """Per mirror's node id: how much of our feed it has on its disk."""
         self.rejected: dict[int, Rejected] = {}
@@ -104,7 +104,7 @@ class Memory:
             elif kind == "witnessed":
                 self.witnessed[bytes.fromhex(name)] = _cursor_from(value)
             elif kind == "offered":
-                self.offered.add(bytes.fromhex(name))
+                self.offered[bytes.fromhex(name)] = int(value)
             elif kind == "confirmed":
                 self.confirmed[int(name, 16)] = int(value)
             elif kind == "taken":
@@ -136,9 +136,9 @@ class Memory:
 
     # Notes of their own
 
-    def set_offered(self, index_id: bytes) -> None:
-        self.offered.add(index_id)
-        self._set_note(f"offered/{index_id.hex()}", b"1")
+    def set_offered(self, index_id: bytes, seq: int) -> None:
+        self.offered[index_id] = seq
+        self._set_note(f"offered/{index_id.hex()}", b"%d" % seq)
 
     def set_confirmed(self, node: int, seq: int) -> None:
         self.confirmed[node] = seq

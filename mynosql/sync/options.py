@@ -85,6 +85,8 @@ class SyncOptions:
     await_retry_s_max: float = 300.0
     push_queue_max: int = 64
     """Pushes that a mirror holds for one writer; more is a broken writer."""
+    offer_bytes: int = 64 << 10
+    """Of the feed looked through for one Offer of what is new: some hundred rows, so that nobody waits for it."""
     offer_count: int = 2048
     """Entries in one Offer."""
 

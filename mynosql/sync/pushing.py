@@ -57,6 +57,8 @@ class Outbox:
         self._readings = 0
         self._tries = 0
         self._offering: Offering | None = None
+        self._is_offered = False
+        """The mirror has been offered all that we hold: from here on it has whatever it took."""
 
     def on_start(self) -> None:
         """Fewer mirrors may be asked for than at the last opening: what one has taken counts from now on."""
@@ -70,12 +72,14 @@ class Outbox:
         """That mirror takes the outbox from here on; what was not acknowledged is sent again."""
         self._dialled = dialled
         self._tries = 0
+        self._is_offered = False
         self._begin()
         self._confirming.attach(dialled)
 
     def detach(self, dialled: Dialled) -> None:
         """That mirror takes no more."""
         if self._dialled is dialled:
+            self._note_offered()
             self._dialled = None
             self._flight.clear()
             self._reading = 0
@@ -302,15 +306,31 @@ class Outbox:
     # Offers
 
     def on_caught_up(self, dialled: Dialled, index_id: bytes) -> None:
-        """We have all of theirs: an index that we meet for the first time is offered what we hold."""
+        """We have all of theirs: it is offered what we hold, or what came here since it was."""
         hub = self._hub
-        if dialled is not self._dialled or self._offering is not None or index_id in hub.memory.offered:
+        if dialled is not self._dialled or self._offering is not None or self._is_offered:
             return
-        self._offering = Offering(hub, dialled, index_id, self._on_offered)
+        after_seq = hub.memory.offered.get(index_id, 0)
+        self._offering = Offering(
+            hub, dialled, after_seq=after_seq if after_seq <= hub.durable else 0, taken_seq=self._acked.seq,
+            on_done=self._on_offered,
+        )
         self._offering.start()
 
-    def _on_offered(self) -> None:
+    def _on_offered(self, seq: int) -> None:
         self._offering = None
+        self._is_offered = True
+        self._hub.memory.set_offered(self._index_id, min(seq, self._acked.seq))
+
+    def on_elsewhere(self) -> None:
+        """Changes came from another mirror, and this one may not have them: at the next meeting they are offered."""
+        self._note_offered()
+        self._is_offered = False
+
+    def _note_offered(self) -> None:
+        """While this mirror is followed, whatever is new here came from it or was pushed to it."""
+        if self._is_offered and self._acked.seq > self._hub.memory.offered.get(self._index_id, 0):
+            self._hub.memory.set_offered(self._index_id, self._acked.seq)
 
     def on_want(self, dialled: Dialled, message: ms.Want) -> None:
         if dialled is self._dialled and self._offering is not None:

@@ -165,7 +165,7 @@ class FakeStore:
             bodies = tuple(
                 body if body is not None and len(body) <= effect.body_bytes_max else None for body in row.bodies
             )
-            rows.append(row._replace(bodies=bodies, owed=False))
+            rows.append(row._replace(bodies=bodies))
             spent += 60 + sum(len(body) for body in bodies if body is not None)
             if spent >= effect.bytes_max and position + 1 < len(ordered):
                 last = row.seq
