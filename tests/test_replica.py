@@ -312,7 +312,7 @@ def test_acks_are_remembered_and_an_option_overrides_them() -> None:
     assert Made().open(store).node.acks == 3
     assert Made().open(store, acks=2).node.acks == 2
     assert Made().open(store).node.acks == 2
-    assert Made().replica.node.acks == 1
+    assert Made().open(Made().store).node.acks == 1
 
 
 def test_each_level_asks_for_more(made: Made) -> None:
