@@ -184,6 +184,8 @@ class Chooser:
         self.followed = dialled
         self._hub.followers.begin(dialled, welcome)
         self._hub.outbox.attach(dialled)
+        if self._hub.followers.find(dialled) is None:  # nothing of its feed is wanted: what we hold is, all the same
+            self._hub.outbox.on_caught_up(dialled, welcome.card.index_id)
         self._plan_probe()
 
     def on_lost(self, dialled: Dialled, loss: Loss) -> None:

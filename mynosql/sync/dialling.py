@@ -109,6 +109,7 @@ class Dialled:
             version_low=ms.VERSION_LOW, version_high=ms.VERSION_HIGH, database=hub.database, session=self._session,
             is_merging=hub.members.is_merging(self.address), card=our_card(hub),
             known=known_of(hub, self.card) if self.card is not None else None,
+            is_listening=hub.is_mirror or hub.memory.scope is None,
         ))
         wait_s = hub.backoff(self._tries, hub.options.hello_retry_s, hub.options.hello_retry_max_s)
         hub.timers.set(("dial", self.address), hub.now + wait_s, self._say_hello)
@@ -203,6 +204,8 @@ class Dialled:
         hub = self._hub
         if isinstance(message, ms.Entries):
             hub.followers.on_entries(self, message)
+        elif isinstance(message, ms.Changes):
+            hub.followers.on_told(self, message)
         elif isinstance(message, ms.Bodies):
             hub.fetcher.on_bodies(self, message)
         elif isinstance(message, ms.Piece):
@@ -338,6 +341,12 @@ class Dials:
 
     def __iter__(self) -> Iterator[Dialled]:
         return iter(list(self._by_address.values()))
+
+    def greet_all(self) -> None:
+        """What was said in our Hellos is no longer so."""
+        for dialled in self:
+            if dialled.state is not DialState.DOWN:
+                dialled.greet()
 
     def ready(self) -> list[Dialled]:
         return [dialled for dialled in self._by_address.values() if dialled.is_ready]

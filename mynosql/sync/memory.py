@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgpack
 
 from mynosql.row import Row
+from mynosql.sync.scope import Scope, common
 
 DATABASE_ID_BYTES = 16
 DATABASES_MAX = 8
@@ -69,6 +70,10 @@ class Memory:
         self._set_note = set_note
         self.cursors: dict[bytes, Cursor] = {}
         """Per index id: how far we pulled."""
+        self.cursor_scopes: dict[bytes, Scope] = {}
+        """Per index id: what was taken in up to the cursor, where that is not everything."""
+        self.scope = _scope_from(notes.get("scope", b""))
+        """What the index takes in; None: everything."""
         self.pushed: dict[bytes, Cursor] = {}
         """Per index id: how far it pushed to us."""
         self.witnessed: dict[bytes, Cursor] = {}
@@ -99,6 +104,8 @@ class Memory:
         try:
             if kind == "cursor":
                 self.cursors[bytes.fromhex(name)] = _cursor_from(value)
+            elif kind == "cursor-scope":
+                self.cursor_scopes[bytes.fromhex(name)] = _scope_from(value) or ()
             elif kind == "pushed":
                 self.pushed[bytes.fromhex(name)] = _cursor_from(value)
             elif kind == "witnessed":
@@ -133,6 +140,31 @@ class Memory:
         found = [cursor.hlc for cursors in (self.cursors, self.pushed) for cursor in cursors.values()
                  if cursor.node == node]
         return max(found, default=0)
+
+    # Scope
+
+    def set_scope(self, scope: Scope | None) -> None:
+        """From now on the index takes in that; what was taken in before counts where it is within."""
+        self.scope = scope
+        self._set_note("scope", b"" if scope is None else msgpack.packb(scope))
+        for index_id in self.cursors:
+            self.set_cursor_scope(index_id, common(self.cursor_scopes.get(index_id), scope))
+
+    def set_cursor_scope(self, index_id: bytes, scope: Scope | None) -> None:
+        """Up to the cursor for that index that much was taken in."""
+        if self.cursor_scopes.get(index_id) != scope:
+            if scope is None:
+                del self.cursor_scopes[index_id]
+            else:
+                self.cursor_scopes[index_id] = scope
+            self._set_note(f"cursor-scope/{index_id.hex()}", b"" if scope is None else msgpack.packb(scope))
+
+    def restart_cursor(self, index_id: bytes) -> None:
+        """All of that index is to be taken in again; what its node must have is not forgotten."""
+        cursor = self.cursors.pop(index_id)
+        self.set_witnessed(index_id, cursor)
+        self._set_note(f"cursor/{index_id.hex()}", b"")
+        self.set_cursor_scope(index_id, None)
 
     # Notes of their own
 
@@ -241,6 +273,14 @@ def _pack_cursor(cursor: Cursor) -> bytes:
 
 def _cursor_from(value: bytes) -> Cursor:
     return Cursor(*map(int, value.split()))
+
+
+def _scope_from(value: bytes) -> Scope | None:
+    try:
+        found = msgpack.unpackb(value) if value else None
+        return None if found is None else tuple(prefix for prefix in found if isinstance(prefix, str))
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
 
 
 def _number_from(value: bytes) -> int:

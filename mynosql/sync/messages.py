@@ -153,6 +153,8 @@ class Hello:
     card: Card
     known: Known | None
     """What it remembers of the node at this address."""
+    is_listening: bool
+    """It subscribes to what is published; a peer with a scope does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,7 @@ class Pull:
     index_id: bytes
     after: int
     prefixes: tuple[str, ...]
-    """Only ids that begin with one of these; empty: all."""
+    """Only ids that begin with one of these, and further ones of them follow as Changes over this link; empty: all."""
     with_bodies: bool
 
 
@@ -356,7 +358,7 @@ class Bye:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """Published: the rows of the publisher's feed in (first, last], as they become durable."""
+    """Published, and sent to those who pull with prefixes: rows of the feed from first to last, once durable."""
 
     is_gated: ClassVar[bool] = True
     index_id: bytes

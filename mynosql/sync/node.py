@@ -29,6 +29,7 @@ from mynosql.sync.options import SyncOptions
 from mynosql.sync.pieces import Pieces
 from mynosql.sync.publishing import Publisher
 from mynosql.sync.pushing import Outbox
+from mynosql.sync.scope import Scope
 from mynosql.sync.serving import Server
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Node:
         hub.is_mirror = is_mirror
         hub.publisher.reset()
         if is_mirror:
+            memory.set_scope(None)
             memory.set_filling(True)
             hub.strategy = Mesh(hub)
             hub.filler.start()
@@ -140,6 +142,15 @@ class Node:
         if hub.is_running:
             hub.strategy.start()
         hub.announce(fx.Kind.FILLING)
+        return self._end()
+
+    def set_scope(self, scope: Scope | None, now: float) -> list[fx.Effect]:
+        """The index of this peer takes in ids with these prefixes only (None: all) from here on; remembered."""
+        hub = self._begin(now)
+        if not hub.is_mirror and scope != hub.memory.scope:
+            hub.memory.set_scope(scope)
+            if hub.is_running and not hub.is_renewing:
+                hub.dials.greet_all()
         return self._end()
 
     def on_renewed(self, node: int, index_id: bytes, now: float) -> list[fx.Effect]:
@@ -290,6 +301,11 @@ class Node:
     @property
     def is_mirror(self) -> bool:
         return self._hub.is_mirror
+
+    @property
+    def scope(self) -> Scope | None:
+        """What the index takes in; None: everything."""
+        return self._hub.memory.scope
 
     @property
     def is_filling(self) -> bool:

@@ -42,6 +42,8 @@ class SyncOptions:
     """A served conversation that was quiet for this long is forgotten: six Pings were missed."""
     poll_s: float = 2.0
     """While the publisher is not heard, the feed is asked for this often."""
+    scoped_poll_s: float = 30.0
+    """A peer with a scope hears no heartbeats; it asks this often whether something was lost on the way."""
     resubscribe_s: float = 10.0
     """While the publisher is not heard, the subscription is made anew this often."""
 

@@ -8,8 +8,10 @@ Pure; driven by node.Node.
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 from mynosql.errors import PeerError
+from mynosql.row import Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.confirming import Awaits
@@ -24,20 +26,40 @@ from mynosql.sync.handshake import (
 )
 from mynosql.sync.hub import Hub
 from mynosql.sync.receiving import Receiver
+from mynosql.sync.scope import Scope, is_within
 
 QUESTIONS_MAX = 32
 """Unanswered questions of one kind over one link; an honest asker has two Pulls, four Fetches or four pieces."""
 
 
+class Tail(NamedTuple):
+    """How far a peer with a scope was told of our feed over its link."""
+
+    prefixes: Scope
+    sent: int
+    """It knows what is within its scope up to here."""
+    seen: int
+    """Nothing between the two is within its scope."""
+
+    def take(self, first: int, last: int, *, is_told: bool) -> tuple[int, Tail]:
+        """After which seq a message about first to last begins, and what is known then; is_told: there is one."""
+        after = self.sent if self.seen >= first - 1 else first - 1  # a gap, which the peer will ask for
+        return after, self._replace(sent=last if is_told else after, seen=last)
+
+
 class Served:
     """One conversation that another node began."""
 
-    def __init__(self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str) -> None:
+    def __init__(self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str, *, is_listening: bool) -> None:
         self._hub = hub
         self.link = link
         self.card = card
         self.user_id = user_id
         self.heard_at = hub.now
+        self.is_listening = is_listening
+        """It subscribes to what is published here."""
+        self.tail: Tail | None = None
+        """It is told over this link what changes within its scope."""
         self.receiver = Receiver(hub, link, card)
         self._open_questions = 0
 
@@ -109,6 +131,8 @@ class Served:
             request=asked.request, index_id=asked.index_id, after=asked.after, last=result.last, head=until,
             more=result.more, rows=result.rows,
         ))
+        if asked.prefixes:
+            self.tail = None if result.more else Tail(asked.prefixes, sent=result.last, seen=result.last)
 
     # Bodies
 
@@ -193,7 +217,29 @@ class Server:
 
     @property
     def has_audience(self) -> bool:
-        return bool(self._sessions)
+        """Somebody subscribes to what is published here."""
+        return any(session.is_listening for session in self._sessions.values())
+
+    @property
+    def has_tails(self) -> bool:
+        """Somebody is told over its link what changes within its scope."""
+        return any(session.tail is not None for session in self._sessions.values())
+
+    def tell_tails(self, first: int, last: int, rows: tuple[Row, ...]) -> None:
+        """The rows of our feed from first to last, as far as they are within each scope, and nothing where none is."""
+        within: dict[Scope, tuple[Row, ...]] = {}
+        for session in self._sessions.values():
+            tail = session.tail
+            if tail is None or tail.seen >= last:
+                continue
+            found = within.get(tail.prefixes)
+            if found is None:
+                found = within[tail.prefixes] = tuple(row for row in rows if is_within(tail.prefixes, row.id_key))
+            after, session.tail = tail.take(first, last, is_told=bool(found))
+            if found:
+                self._hub.send(session.link, ms.Changes(
+                    index_id=self._hub.index_id, first=after + 1, last=last, rows=found,
+                ))
 
     @property
     def has_mirror_audience(self) -> bool:
@@ -207,7 +253,7 @@ class Server:
 
     @property
     def has_peer_audience(self) -> bool:
-        return self._mirror_count < len(self._sessions)
+        return any(session.is_listening and not session.card.is_mirror for session in self._sessions.values())
 
     @property
     def count(self) -> int:
@@ -302,7 +348,7 @@ class Server:
         if is_other:
             hub.announce(fx.Kind.DATABASE)
         self.drop(link)
-        session = Served(hub, link, hello.card, user_id)
+        session = Served(hub, link, hello.card, user_id, is_listening=hello.is_listening)
         self._sessions[link] = session
         self._mirror_count += session.card.is_mirror
         hub.timers.set(("served", link), hub.now + hub.options.served_idle_s, partial(self._check_idle, session))
@@ -311,7 +357,8 @@ class Server:
             heartbeat_ms=hub.publisher.next_ms, mirrors=hub.members.infos(),
         ))
         hub.announce(fx.Kind.CONNECTED)
-        hub.publisher.on_audience()
+        if session.is_listening:
+            hub.publisher.on_audience()
         if hello.card.is_mirror:
             hub.members.meet(hello.card, at=None, is_local=self.is_local)
 

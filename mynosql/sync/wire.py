@@ -21,6 +21,7 @@ from mynosql.idkey import ID_KEY_BYTES_MAX
 from mynosql.options import ACKS_MAX
 from mynosql.row import Row, Version
 from mynosql.sync import messages as ms
+from mynosql.sync.scope import PREFIX_CHARACTERS_MAX, PREFIXES_MAX
 
 FRAME_BYTES_MAX = 512 << 10
 """Half of what a socket takes (net refuses 1 MiB): the rest is room for change."""
@@ -37,7 +38,6 @@ OFFERS_MAX = 4096
 PUSH_ROWS_MAX = 1024
 """Rows of one Push: their refusals must fit into one Ack."""
 MIRRORS_MAX = 256
-PREFIXES_MAX = 64
 DATABASES_MAX = 8
 
 _U16, _U31, _U64 = (1 << 16) - 1, (1 << 31) - 1, (1 << 64) - 1
@@ -190,7 +190,7 @@ _SMALL = 1 << 10
 _SHAPES = (
     _Shape(1, ms.Hello, 4 << 10, {
         "version_low": _number(_U16), "version_high": _number(_U16), "database": _text(100), "session": _REQUEST,
-        "is_merging": _FLAG, "card": _CARD, "known": _KNOWN,
+        "is_merging": _FLAG, "card": _CARD, "known": _KNOWN, "is_listening": _FLAG,
     }),
     _Shape(2, ms.Welcome, 128 << 10, {
         "session": _REQUEST, "version": _number(_U16), "card": _CARD, "known": _KNOWN, "heartbeat_ms": _number(60_000),
@@ -198,8 +198,8 @@ _SHAPES = (
     }),
     _Shape(3, ms.Refused, 4 << 10, {"session": _REQUEST, "code": _enum(ms.RefusedCode), "text": _TEXT}),
     _Shape(4, ms.Pull, 64 << 10, {
-        "request": _REQUEST, "index_id": _ID, "after": _SEQ, "prefixes": _array(_text(200), PREFIXES_MAX),
-        "with_bodies": _FLAG,
+        "request": _REQUEST, "index_id": _ID, "after": _SEQ,
+        "prefixes": _array(_text(PREFIX_CHARACTERS_MAX), PREFIXES_MAX), "with_bodies": _FLAG,
     }),
     _Shape(5, ms.Entries, _SMALL, {
         "request": _REQUEST, "index_id": _ID, "after": _SEQ, "last": _SEQ, "head": _SEQ, "more": _FLAG,

@@ -423,7 +423,7 @@ def hello(**changes: Any) -> ms.Hello:
     """The Hello of a peer; `card` changes go to the card."""
     fields: dict[str, Any] = {
         "version_low": 1, "version_high": 1, "database": "Test", "session": 5, "is_merging": False,
-        "card": card(is_mirror=False), "known": None,
+        "card": card(is_mirror=False), "known": None, "is_listening": True,
     }
     return ms.Hello(**{**fields, **changes})
 
