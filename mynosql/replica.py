@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from mynosql.address import Address
 from mynosql.clock import HybridClock
 from mynosql.errors import MyNoSQLError, PeerError, StorageError
-from mynosql.idkey import id_hash, prefix_range
+from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
 from mynosql.revision import entry_digest
 from mynosql.row import Entry, Row, Version
+from mynosql.scope import Scope, covers, is_within
+from mynosql.scoping import Scoping
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync.messages import Message
@@ -33,6 +35,8 @@ ACKS_NOTE = "acks"
 COMPLETE_NOTE = "complete"
 """Wall clock (ms, decimal) at which the index was last known complete; written when it first is, and at close."""
 
+SCOPED_SLICES_MAX = 4
+"""Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -107,6 +111,11 @@ class Replica:
             notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng,
         )
 
+        self.scoping = Scoping(
+            store, lambda: self.node.scope, self.is_pending,
+            lambda key, value: self._set_note(fx.SetNote(key=key, value=value)),
+        )
+
     def _write_durably(self, notes: Mapping[str, bytes]) -> None:
         self.store.put([], notes=notes)
         job = self.store.sync_job()
@@ -157,8 +166,21 @@ class Replica:
     def remove_address(self, address: Address, now: float) -> None:
         self._perform(self.node.remove_address(address, now), now)
 
+    def set_scope(self, scope: Scope | None, now: float) -> None:
+        """The index of this peer takes in that much from here on; remembered. A wider one is not complete at first."""
+        self._on_scope(scope)
+        self._perform(self.node.set_scope(scope, now), now)
+
+    def _on_scope(self, scope: Scope | None) -> None:
+        if not covers(self.node.scope, scope) and self._as_of_ms is not None:
+            self._as_of_ms = None
+            self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=b""))
+        self.scoping.change(scope)
+
     def set_mode(self, is_mirror: bool, now: float) -> None:
         """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed."""
+        if is_mirror:
+            self._on_scope(None)
         self._perform(self.node.set_mode(is_mirror, now), now)
         # Last: a power cut between the two must not leave a peer that does not know what it owes.
         self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
@@ -235,12 +257,14 @@ class Replica:
     def sync_status(self, endpoint: str | None) -> SyncStatus:
         """Everything at a glance."""
         counters = self.store.counters
+        hidden = self.scoping.count_hidden()
         status = self.node.status()
         return SyncStatus(
             mode="Mirror" if self.is_mirror else "Peer", node=f"{self.ledger.node:016x}", endpoint=endpoint,
             mirror=status.mirror.url if status.mirror is not None else None, connected=status.connected,
             mirrors=tuple(address.url for address in status.mirrors), filling=status.is_filling,
-            records=counters.records, held=counters.held, stale=counters.stale, missing=counters.missing,
+            records=counters.records - hidden, held=counters.held, stale=counters.stale,
+            missing=counters.missing - hidden,
             pending=0 if self.is_mirror and not self.knows_mirrors else counters.pending,
             conflicts=counters.conflicts, rejected=status.rejected, behind=status.behind, as_of=self.as_of,
             bytes_sent=self.bytes_sent, bytes_received=self.bytes_received, last_error=self.last_error,
@@ -353,21 +377,19 @@ class Replica:
             return fx.Failed(error=error)
 
     def _read_feed(self, effect: fx.ReadFeed) -> fx.Feed:
-        low, high = b"", None
-        if len(effect.prefixes) == 1:
-            low, high = prefix_range(effect.prefixes[0])
-        piece = self.store.feed(
-            effect.after, until_seq=effect.until, bytes_max=effect.bytes_max, bodies=effect.body_bytes_max > 0,
-            body_bytes_max=effect.body_bytes_max, owed_only=effect.owed_only, low=low, high=high,
-        )
-        rows = piece.rows
-        if len(effect.prefixes) > 1:
-            ranges = [prefix_range(prefix) for prefix in effect.prefixes]
-            rows = tuple(
-                row for row in rows
-                if any(low <= row.id_key and (high is None or row.id_key < high) for low, high in ranges)
+        """With prefixes a few slices are looked through, not all at once: nobody else is served meanwhile."""
+        after, slices = effect.after, SCOPED_SLICES_MAX if effect.prefixes else 1
+        while True:
+            piece = self.store.feed(
+                after, until_seq=effect.until, bytes_max=effect.bytes_max, bodies=effect.body_bytes_max > 0,
+                body_bytes_max=effect.body_bytes_max, owed_only=effect.owed_only,
             )
-        return fx.Feed(rows=rows, last=piece.last_seq, more=piece.more)
+            rows = piece.rows
+            if effect.prefixes:
+                rows = tuple(row for row in rows if is_within(effect.prefixes, row.id_key))
+            after, slices = piece.last_seq, slices - 1
+            if rows or not piece.more or not slices:
+                return fx.Feed(rows=rows, last=piece.last_seq, more=piece.more)
 
     def _read_bodies(self, effect: fx.ReadBodies) -> fx.Held:
         rows: list[fx.HeldRow | None] = []

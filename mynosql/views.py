@@ -19,7 +19,8 @@ class DocInfo:
     state: State
     """fresh: held, the newest revision known. stale: held, but a newer revision is known. remote: exists, not held.
     pending: written here, too few mirrors (OpenOptions.acks) have confirmed it yet. deleted.
-    absent: a complete index does not name it. unknown: this index cannot tell (never complete)."""
+    absent: a complete index does not name it. unknown: this index cannot tell (never complete, or outside of its
+    scope; rev and held_rev then say what is held here)."""
     rev: str | None = None
     """The winning revision known here, the tombstone's for a deleted record; None for absent and unknown."""
     held_rev: str | None = None

@@ -14,13 +14,13 @@ from functools import partial
 from mynosql.address import Address
 from mynosql.errors import PeerError
 from mynosql.row import Row
+from mynosql.scope import Scope, added_to
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import Cursor, highest_hlc_of
 from mynosql.sync.receiving import bare_leaves
-from mynosql.sync.scope import Scope, added_to
 
 WAITING_MAX = 4
 """Batches that wait while one is being applied; more are dropped and asked for again."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgpack
 
 from mynosql.row import Row
-from mynosql.sync.scope import Scope, common
+from mynosql.scope import Scope, common
 
 DATABASE_ID_BYTES = 16
 DATABASES_MAX = 8

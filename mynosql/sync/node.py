@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mynosql.address import Address
 from mynosql.errors import PeerError
 from mynosql.row import Version
+from mynosql.scope import Scope
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.choosing import Chooser, Mesh
@@ -29,7 +30,6 @@ from mynosql.sync.options import SyncOptions
 from mynosql.sync.pieces import Pieces
 from mynosql.sync.publishing import Publisher
 from mynosql.sync.pushing import Outbox
-from mynosql.sync.scope import Scope
 from mynosql.sync.serving import Server
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mynosql.errors import PeerError
 from mynosql.row import Row
+from mynosql.scope import Scope, is_within
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.confirming import Awaits
@@ -26,7 +27,6 @@ from mynosql.sync.handshake import (
 )
 from mynosql.sync.hub import Hub
 from mynosql.sync.receiving import Receiver
-from mynosql.sync.scope import Scope, is_within
 
 QUESTIONS_MAX = 32
 """Unanswered questions of one kind over one link; an honest asker has two Pulls, four Fetches or four pieces."""

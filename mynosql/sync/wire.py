@@ -20,8 +20,8 @@ from mynosql.errors import PeerError
 from mynosql.idkey import ID_KEY_BYTES_MAX
 from mynosql.options import ACKS_MAX
 from mynosql.row import Row, Version
+from mynosql.scope import PREFIX_CHARACTERS_MAX, PREFIXES_MAX
 from mynosql.sync import messages as ms
-from mynosql.sync.scope import PREFIX_CHARACTERS_MAX, PREFIXES_MAX
 
 FRAME_BYTES_MAX = 512 << 10
 """Half of what a socket takes (net refuses 1 MiB): the rest is room for change."""
