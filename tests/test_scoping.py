@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-def mirror(make_db: Callable[..., Any]) -> Iterator[Any]:
+def mirror(make_db: Callable[..., Any]) -> Any:
     """Three records of each kind."""
     db = make_db(mode="mirror", listen="127.0.0.1:0")
     db.savedocs({"id": f"{kind}/{number}", "n": number} for kind in "abc" for number in range(3))
-    yield db
+    return db
 
 
 def wait_listed(db: Any, *ids: str) -> None:
@@ -111,6 +111,7 @@ def test_a_narrower_scope_forgets_what_is_neither_held_nor_owed(make_db: Callabl
     assert len(peer) == 5
     mirror.savedoc({**mirror.readdoc("c/0"), "n": 5})
     assert peer.readdoc("c/0")["n"] == 5, "not from what was kept when it was within"
+    assert len(peer) == 5
     peer.setindexscope([])
     assert len(peer) == len(peer.listdocs()) == 2
 
