@@ -218,13 +218,17 @@ class Dialled:
             hub.outbox.on_want(self, message)
         elif isinstance(message, ms.FetchPiece):
             hub.outbox.on_progress(self)
-            hub.pieces.serve(self.link, message)
+            hub.pieces.serve(message, self._send_piece)
         elif isinstance(message, ms.Mirrors):
             hub.members.learn(message.mirrors, is_local=self.address.is_loopback)
         elif isinstance(message, ms.Ping):
             hub.send(self.link, ms.Pong(number=message.number))
         elif not isinstance(message, ms.Pong):
             raise PeerError(f"{self.address}: {type(message).__name__} does not come from a mirror")
+
+    def _send_piece(self, message: ms.Piece, size: int) -> None:
+        """To the mirror that we push to: it asks for a few at a time."""
+        self._hub.send(self.link, message)
 
     def _on_bye(self, message: ms.Bye) -> None:
         if message.code in (ms.ByeCode.NO_SESSION, ms.ByeCode.RENEWED):

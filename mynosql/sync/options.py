@@ -99,6 +99,8 @@ class SyncOptions:
     """Fetch messages under way on one link; further requests wait and share the next."""
     fetch_bytes: int = 1 << 20
     """Bodies in one answer before compression."""
+    answer_credit_bytes: int = 4 << 20
+    """Answers on their way to one node that it has not read; further questions wait. Two Pulls and a few Fetches."""
     fetch_retry_s: float = 10.0
     """A Fetch without an answer, on a link that is alive, counts as not held there after this."""
     helper_s: float = 10.0

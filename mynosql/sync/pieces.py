@@ -150,16 +150,18 @@ class Pieces:
 
     # Answering
 
-    def serve(self, link: fx.Link, message: ms.FetchPiece) -> None:
-        """Answer with the stretch as this store holds it."""
+    def serve(self, message: ms.FetchPiece, send: Callable[[ms.Piece, int], None]) -> None:
+        """Answer with the stretch as this store holds it. send: the answer and about how many bytes it has."""
         self._hub.ask(
             lambda token: fx.ReadPiece(
                 token=token, id_key=message.id_key, version=message.version, offset=message.offset,
                 length=message.length,
             ),
-            partial(self._on_stretch, link, message.request),
+            partial(self._on_stretch, send, message.request),
         )
 
-    def _on_stretch(self, link: fx.Link, request: int, result: fx.Stretch | fx.Failed) -> None:
+    def _on_stretch(
+        self, send: Callable[[ms.Piece, int], None], request: int, result: fx.Stretch | fx.Failed
+    ) -> None:
         data = result.data if isinstance(result, fx.Stretch) else None
-        self._hub.send(link, ms.Piece(request=request, is_held=data is not None, data=data or b""))
+        send(ms.Piece(request=request, is_held=data is not None, data=data or b""), len(data or b""))

@@ -16,6 +16,7 @@ from mynosql.scope import Scope, is_within
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.confirming import Awaits
+from mynosql.sync.credit import Credit, size_of
 from mynosql.sync.handshake import (
     choose_version,
     find_loss,
@@ -27,9 +28,6 @@ from mynosql.sync.handshake import (
 )
 from mynosql.sync.hub import Hub
 from mynosql.sync.receiving import Receiver
-
-QUESTIONS_MAX = 32
-"""Unanswered questions of one kind over one link; an honest asker has two Pulls, four Fetches or four pieces."""
 
 
 class Tail(NamedTuple):
@@ -61,9 +59,10 @@ class Served:
         self.tail: Tail | None = None
         """It is told over this link what changes within its scope."""
         self.receiver = Receiver(hub, link, card)
-        self._open_questions = 0
+        self.credit = Credit(hub, link)
 
     def close(self) -> None:
+        self.credit.close()
         self.receiver.close()
         self._hub.pieces.drop_link(self.link)
         self._hub.server.awaits.drop(self.link)
@@ -74,16 +73,15 @@ class Served:
         if isinstance(message, ms.Pull):
             self._on_pull(message)
         elif isinstance(message, ms.Fetch):
-            self._count_question()
-            self._read_bodies(message.request, message.id_keys)
+            self.credit.ask(partial(self._read_bodies, message.request, message.id_keys))
         elif isinstance(message, ms.FetchPiece):
-            hub.pieces.serve(self.link, message)
+            self.credit.ask(partial(hub.pieces.serve, message, self.credit.send))
         elif isinstance(message, ms.Push):
             self.receiver.on_push(message)
         elif isinstance(message, ms.Piece):
             hub.pieces.on_piece(self.link, message)
         elif isinstance(message, ms.Offer):
-            self._on_offer(message)
+            self.credit.ask(partial(self._on_offer, message))
         elif isinstance(message, ms.Report):
             self._on_report(message)
         elif isinstance(message, ms.Await):
@@ -93,13 +91,10 @@ class Served:
                 hub.members.learn(message.mirrors, is_local=hub.server.is_local)
         elif isinstance(message, ms.Ping):
             hub.send(self.link, ms.Pong(number=message.number))
-        elif not isinstance(message, ms.Pong):
+        elif isinstance(message, ms.Pong):
+            self.credit.on_pong(message)
+        else:
             raise PeerError(f"{self.link.name}: {type(message).__name__} does not come from a node that we serve")
-
-    def _count_question(self) -> None:
-        self._open_questions += 1
-        if self._open_questions > QUESTIONS_MAX:
-            raise PeerError(f"{self.link.name}: more than {QUESTIONS_MAX} questions before the first answer")
 
     # Feed
 
@@ -111,9 +106,12 @@ class Served:
         if message.after > hub.durable:
             hub.renew(f"another node knows {message.after} changes of this one, which has {hub.durable}")
             return
-        self._count_question()
-        until = hub.durable
         hub.memory.set_synced()
+        self.credit.ask(partial(self._read_feed, message))
+
+    def _read_feed(self, message: ms.Pull) -> None:
+        hub = self._hub
+        until = hub.durable
         hub.ask(
             lambda token: fx.ReadFeed(
                 token=token, after=message.after, until=until, bytes_max=hub.options.pull_bytes,
@@ -123,14 +121,13 @@ class Served:
         )
 
     def _on_feed(self, asked: ms.Pull, until: int, result: fx.Feed | fx.Failed) -> None:
-        self._open_questions -= 1
         if isinstance(result, fx.Failed):
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
-        self._hub.send(self.link, ms.Entries(
+        self.credit.send(ms.Entries(
             request=asked.request, index_id=asked.index_id, after=asked.after, last=result.last, head=until,
             more=result.more, rows=result.rows,
-        ))
+        ), size_of(result.rows))
         if asked.prefixes:
             self.tail = None if result.more else Tail(asked.prefixes, sent=result.last, seen=result.last)
 
@@ -139,7 +136,6 @@ class Served:
     def _read_bodies(self, request: int, id_keys: tuple[bytes, ...]) -> None:
         hub = self._hub
         if not id_keys:
-            self._open_questions -= 1
             return
         hub.ask(
             lambda token: fx.ReadBodies(
@@ -151,12 +147,12 @@ class Served:
 
     def _on_bodies(self, request: int, id_keys: tuple[bytes, ...], result: fx.Held | fx.Failed) -> None:
         if isinstance(result, fx.Failed):
-            self._open_questions -= 1
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
         items = tuple(map(self._item, id_keys, result.rows))
-        self._hub.send(self.link, ms.Bodies(request=request, items=items))
-        self._read_bodies(request, id_keys[len(items) :])
+        rows = tuple(item.row for item in items if item.row is not None)
+        self.credit.send(ms.Bodies(request=request, items=items), size_of(rows))
+        self.credit.ask(partial(self._read_bodies, request, id_keys[len(items) :]))
 
     def _item(self, id_key: bytes, found: fx.HeldRow | None) -> ms.BodyItem:
         if found is None:
@@ -174,14 +170,12 @@ class Served:
     # Offers and reports
 
     def _on_offer(self, message: ms.Offer) -> None:
-        self._count_question()
         self._hub.ask(
             lambda token: fx.CompareOffers(token=token, offers=message.items),
             partial(self._on_compared, message.request),
         )
 
     def _on_compared(self, request: int, result: fx.Compared | fx.Failed) -> None:
-        self._open_questions -= 1
         if isinstance(result, fx.Failed):
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
@@ -232,14 +226,17 @@ class Server:
             tail = session.tail
             if tail is None or tail.seen >= last:
                 continue
+            if session.credit.is_used_up:
+                session.tail = None  # it does not read; once it does, its next Pull begins a new one
+                continue
             found = within.get(tail.prefixes)
             if found is None:
                 found = within[tail.prefixes] = tuple(row for row in rows if is_within(tail.prefixes, row.id_key))
             after, session.tail = tail.take(first, last, is_told=bool(found))
             if found:
-                self._hub.send(session.link, ms.Changes(
+                session.credit.send(ms.Changes(
                     index_id=self._hub.index_id, first=after + 1, last=last, rows=found,
-                ))
+                ), size_of(found))
 
     @property
     def has_mirror_audience(self) -> bool:

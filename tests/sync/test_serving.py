@@ -247,16 +247,3 @@ def test_a_served_mirror_is_learned_and_dialled() -> None:
     world.inject(mirror, LINK, hello(card=card(advertised=Address("m9", 8800), publisher_port=8801)))
 
     assert mirror.node.addresses() == [Address("m9", 8800)]
-
-
-def test_an_asker_with_too_many_open_questions_is_dropped() -> None:
-    world, mirror = make()
-    offer = ms.Offer(request=1, items=())
-    session = mirror.node._hub.server.find(LINK)
-    assert session is not None
-    session._open_questions = 32
-
-    ask(world, mirror, offer)
-
-    assert mirror.node.connected == 0
-    assert "32" in str(mirror.failures[-1])
