@@ -345,6 +345,7 @@ class Fetcher:
         transfer.part = part
         query.transfer = transfer
         self._hub.pieces.begin(transfer, dialled.link)
+        query.parts[Version(leaf.hlc, leaf.node)] = transfer.part
 
     def _on_body(self, query: Query, dialled: Dialled, body: bytes | None) -> None:
         query.transfer = None

@@ -110,6 +110,10 @@ class SyncOptions:
     """Pieces asked for at once: 512 KiB, so that small messages on the same link wait little."""
     piece_retry_s: float = 5.0
     piece_retries: int = 3
+    part_kept_s: float = 600.0
+    """What came of a large body whose link was lost is kept this long for whoever brings it on."""
+    parts_bytes_max: int = 256 << 20
+    """All such parts; the oldest give way."""
     assembly_bytes_max: int = 512 << 20
     """All large bodies that are being collected; others wait (one is always allowed)."""
 

@@ -50,10 +50,15 @@ class Receiver:
         self._card = card
         self._incoming: dict[int, Incoming] = {}
         self._is_closed = False
+        self._has_begun = False
 
     def close(self) -> None:
         """What is not acknowledged will be sent again, to us or to another mirror."""
         self._is_closed = True
+        self.abandon()
+
+    def abandon(self) -> None:
+        """The node pushes over another link now, and there it sends again what is not acknowledged."""
         for incoming in self._incoming.values():
             if incoming.transfer is not None:
                 self._hub.pieces.cancel(incoming.transfer)
@@ -63,6 +68,9 @@ class Receiver:
         hub = self._hub
         if push.index_id != self._card.index_id:
             raise PeerError(f"{self._link.name}: pushes for another index than the one it greeted with")
+        if not self._has_begun:
+            self._has_begun = True
+            hub.server.end_older_pushes(self._link, self._card.node)
         if push.request in self._incoming:
             return
         if len(self._incoming) >= hub.options.push_queue_max:

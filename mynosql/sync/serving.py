@@ -261,6 +261,12 @@ class Server:
         """Those who reach us may be told loopback addresses, and tell them."""
         return self._hub.advertised is None or self._hub.advertised.is_loopback
 
+    def end_older_pushes(self, link: fx.Link, node: int) -> None:
+        """That node pushes over this link: another one is dead, only we have not noticed. Parts of bodies are kept."""
+        for session in self._sessions.values():
+            if session.card.node == node and session.link != link:
+                session.receiver.abandon()
+
     def nodes(self) -> set[int]:
         """Whom we serve."""
         return {session.card.node for session in self._sessions.values()}
