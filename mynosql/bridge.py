@@ -132,7 +132,7 @@ class Bridge:
         self._security.check_listen(host)
         self._listening = self._io.listen(host, port)
         if port != 0:
-            text = f"{host}:{self._listening.address.port}"
+            text = str(Address(host, self._listening.address.port))
             if text != remembered:
                 with self._lock:
                     self._replica.store.put([], notes={LISTEN_NOTE: text.encode()})

@@ -32,6 +32,7 @@ class Purpose(Enum):
     PROBE = "probe"
     MESH = "mesh"
     FETCH = "fetch"
+    SURVEY = "survey"
 
 
 class Loss(Enum):
@@ -223,7 +224,9 @@ class Dialled:
             hub.members.learn(message.mirrors, is_local=self.address.is_loopback)
         elif isinstance(message, ms.Ping):
             hub.send(self.link, ms.Pong(number=message.number))
-        elif not isinstance(message, ms.Pong):
+        elif isinstance(message, ms.Pong):
+            hub.surveyor.on_pong(self, message)
+        else:
             raise PeerError(f"{self.address}: {type(message).__name__} does not come from a mirror")
 
     def _send_piece(self, message: ms.Piece, size: int) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mynosql.sync.publishing import Publisher
     from mynosql.sync.pushing import Outbox
     from mynosql.sync.serving import Server
+    from mynosql.sync.surveying import Surveyor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class Hub:
     publisher: Publisher
     memory: Memory
     strategy: Strategy
+    surveyor: Surveyor
 
     def __init__(
         self, config: NodeConfig, *, head: int, hlc: int | None, rng: random.Random, options: SyncOptions

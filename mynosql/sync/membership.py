@@ -240,7 +240,7 @@ class Membership:
             if node not in nodes and known.address not in self.given and known.address not in self._own
         ]
         addresses = given + [address for _, address in sorted(learned, key=lambda found: found[0])]
-        return sorted(addresses, key=self._is_filling_at)
+        return sorted(addresses, key=self.is_filling_at)
 
     def node_at(self, address: Address) -> int | None:
         """Who answered, or is said to answer, at that address; None: nobody yet."""
@@ -254,7 +254,8 @@ class Membership:
         learned = self.learned.get(node)
         return self._filling.get(node, learned is not None and learned.is_filling)
 
-    def _is_filling_at(self, address: Address) -> bool:
+    def is_filling_at(self, address: Address) -> bool:
+        """The mirror at that address said that it does not hold all bodies yet."""
         node = self.node_at(address)
         return node is not None and self.is_filling(node)
 

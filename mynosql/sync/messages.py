@@ -345,6 +345,8 @@ class Pong:
 
     is_gated: ClassVar[bool] = False
     number: int
+    load: int = 0
+    """How many conversations the answering node serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from mynosql.sync.pieces import Pieces
 from mynosql.sync.publishing import Publisher
 from mynosql.sync.pushing import Outbox
 from mynosql.sync.serving import Server
+from mynosql.sync.surveying import Surveyor
 
 if TYPE_CHECKING:
     import random
@@ -77,6 +78,7 @@ class Node:
         hub.fetcher = Fetcher(hub)
         hub.filler = Filler(hub)
         hub.publisher = Publisher(hub)
+        hub.surveyor = Surveyor(hub)
         hub.strategy = Mesh(hub) if hub.is_mirror else Chooser(hub)
         hub.is_filling = hub.is_mirror and not hub.memory.is_filled
 

@@ -53,6 +53,16 @@ class SyncOptions:
     retry_s_max: float = 5.0
     probe_s: float = 10.0
     """A peer that does not follow its first choice tries it this often."""
+    survey_first_s: float = 5.0
+    """A mirror that was never measured is compared with the one that is followed after this."""
+    survey_s: float = 300.0
+    """Later one other mirror is measured this often: a connection and a kilobyte each time."""
+    survey_pings: int = 3
+    """The shortest of so many counts: one may meet a fsync."""
+    sooner_s_min: float = 0.005
+    """A mirror that answers in less than half the time, and by this much sooner, is worth a change."""
+    load_spread_min: int = 8
+    """A mirror that serves half as many again as another, and this many more, is left for that one."""
     departed_s: float = 600.0
     """A node that said that it is no mirror any more is not learned again from others for this long."""
     expire_s: int = 30 * 86_400

@@ -90,7 +90,7 @@ class Served:
             if self.card.is_mirror:
                 hub.members.learn(message.mirrors, is_local=hub.server.is_local)
         elif isinstance(message, ms.Ping):
-            hub.send(self.link, ms.Pong(number=message.number))
+            hub.send(self.link, ms.Pong(number=message.number, load=hub.server.count))
         elif isinstance(message, ms.Pong):
             self.credit.on_pong(message)
         else:

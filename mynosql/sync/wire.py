@@ -220,7 +220,7 @@ _SHAPES = (
     _Shape(14, ms.Report, _SMALL, {"index_id": _ID, "seq": _SEQ}),
     _Shape(15, ms.Mirrors, 128 << 10, {"mirrors": _MIRRORS}),
     _Shape(16, ms.Ping, _SMALL, {"number": _REQUEST}),
-    _Shape(17, ms.Pong, _SMALL, {"number": _REQUEST}),
+    _Shape(17, ms.Pong, _SMALL, {"number": _REQUEST, "load": _number(_U31)}),
     _Shape(18, ms.Bye, 4 << 10, {"code": _enum(ms.ByeCode), "text": _TEXT}),
     _Shape(22, ms.Await, _SMALL, {
         "request": _REQUEST, "index_id": _ID, "seq": _SEQ, "count": _number(ACKS_MAX),

@@ -74,6 +74,8 @@ class World:
         self.now = 0.0
         self.database = "Test"
         self.latency_s = latency_s
+        self.latencies_s: dict[frozenset[str], float] = {}
+        """One way, between two machines by name, where it is not latency_s."""
         self.jitter_s = 0.0
         self.reorder = False
         self.duplicate_share = 0.0
@@ -188,8 +190,9 @@ class World:
     def _is_mute(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self._mutes
 
-    def _delay(self) -> float:
-        return self.latency_s + self.rng.random() * self.jitter_s
+    def _delay(self, *names: str) -> float:
+        """names: of both ends, whose latency may be another than everybody's."""
+        return self.latencies_s.get(frozenset(names), self.latency_s) + self.rng.random() * self.jitter_s
 
     def dial(self, client: Machine, address: Address) -> None:
         assert address not in client.links, f"{client.name} dials {address} twice"
@@ -272,7 +275,7 @@ class World:
         number = connection.number
         copies = 2 if self.rng.random() < self.duplicate_share else 1
         for _ in range(copies):
-            due = self.now + self._delay()
+            due = self.now + self._delay(sender.name, receiver.name)
             if not self.reorder:
                 due = max(due, connection.arrives_at.get(sender.name, 0.0))
                 connection.arrives_at[sender.name] = due
