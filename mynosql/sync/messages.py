@@ -346,7 +346,7 @@ class Pong:
     is_gated: ClassVar[bool] = False
     number: int
     load: int = 0
-    """How many conversations the answering node serves."""
+    """How many nodes follow the one that answers, or push to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ class Served:
         self.heard_at = hub.now
         self.is_listening = is_listening
         """It subscribes to what is published here."""
+        self.is_following = False
+        """It has pulled or pushed: it is not here only to measure us, or to fetch what another lacks."""
         self.tail: Tail | None = None
         """It is told over this link what changes within its scope."""
         self.receiver = Receiver(hub, link, card)
@@ -70,6 +72,8 @@ class Served:
     def on_message(self, message: ms.Message) -> None:
         """One message after the Hello. Raises PeerError for one that has no place here."""
         hub = self._hub
+        if isinstance(message, ms.Pull | ms.Push):
+            self.is_following = True
         if isinstance(message, ms.Pull):
             self._on_pull(message)
         elif isinstance(message, ms.Fetch):
@@ -90,7 +94,7 @@ class Served:
             if self.card.is_mirror:
                 hub.members.learn(message.mirrors, is_local=hub.server.is_local)
         elif isinstance(message, ms.Ping):
-            hub.send(self.link, ms.Pong(number=message.number, load=hub.server.count))
+            hub.send(self.link, ms.Pong(number=message.number, load=hub.server.load))
         elif isinstance(message, ms.Pong):
             self.credit.on_pong(message)
         else:
@@ -255,6 +259,11 @@ class Server:
     @property
     def count(self) -> int:
         return len(self._sessions)
+
+    @property
+    def load(self) -> int:
+        """Nodes that follow this one, or push to it."""
+        return sum(session.is_following for session in self._sessions.values())
 
     @property
     def is_local(self) -> bool:

@@ -137,7 +137,7 @@ def test_a_quiet_node_is_forgotten() -> None:
     world.run(0.2)
 
     assert mirror.node.connected == 0
-    assert world.answers(mirror, ms.Pong) == [ms.Pong(number=3, load=1)]
+    assert world.answers(mirror, ms.Pong) == [ms.Pong(number=3, load=0)]
 
 
 @obeys("A mirror that is greeted by a node id that it serves already, with another nonce, pings the …")

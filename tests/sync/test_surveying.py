@@ -114,6 +114,22 @@ def test_sixty_peers_that_were_given_one_list_share_three_mirrors() -> None:
     assert all(mirror.node.connected >= 8 for mirror in mirrors)
 
 
+@obeys("Of mirrors that answer about equally fast it leaves one that serves half as many again and 8 more, …")
+def test_peers_that_measure_at_the_same_moment_do_not_all_leave() -> None:
+    world = World(seed=3)
+    for name in ("m1", "m2"):
+        world.mirror(name, knows=["m1", "m2"])
+    world.run(2.0)
+    peers = [world.peer(f"p{number}") for number in range(60)]
+    for peer in peers:
+        peer.node._hub.jitter = lambda seconds: seconds  # type: ignore[method-assign]
+        for name in ("m1", "m2"):
+            peer.perform(peer.node.add_address(world.machines[name].address, world.now))
+    world.run(8.0)
+
+    assert 15 <= sum(peer.follows == "m2" for peer in peers) <= 45
+
+
 def test_a_mirror_that_does_not_answer_is_let_go() -> None:
     world, mirrors, peer = mesh(10, 10)
     mirrors[1].kill()
