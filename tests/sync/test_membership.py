@@ -131,6 +131,7 @@ def test_an_address_that_was_taken_back_stays_away() -> None:
     world.run(1.0)
     peer.restart()
     assert hosts(peer) == ["m2", "m1"]
+    assert not peer.node._hub.members._banned
 
 
 def test_taking_back_the_last_address_leaves_the_peer_alone_and_asleep() -> None:
