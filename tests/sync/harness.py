@@ -379,7 +379,8 @@ class World:
             return False
         if any(machine.is_mirror and machine.store.missing_bodies() for machine in living):
             return False
-        return not any(machine.pending for machine in living if not machine.is_mirror)
+        mirror_count = sum(machine.is_mirror for machine in living)
+        return not any(machine.owes(mirror_count) for machine in living if not machine.is_mirror)
 
     def settle(self, within_s: float = 60.0) -> float:
         try:

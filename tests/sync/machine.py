@@ -168,6 +168,11 @@ class Machine:
     def pending(self) -> int:
         return sum(self.node.is_owed(row.seq, row.owed) for row in self.store.rows.values())
 
+    def owes(self, mirror_count: int) -> bool:
+        """Something is not where it should be; with fewer mirrors than it asks for, one that has it is enough."""
+        reached = self.node.delivered_seq if mirror_count >= self.acks else self.node.acked_seq
+        return any(row.seq > reached and self.node.is_owed(row.seq, row.owed) for row in self.store.rows.values())
+
     # The interpreter: as replica.Replica, over the fake store
 
     def perform(self, effects: list[fx.Effect]) -> None:
