@@ -72,8 +72,9 @@ class Served:
     def on_message(self, message: ms.Message) -> None:
         """One message after the Hello. Raises PeerError for one that has no place here."""
         hub = self._hub
-        if isinstance(message, ms.Pull | ms.Push):
+        if not self.is_following and isinstance(message, ms.Pull | ms.Push):
             self.is_following = True
+            hub.server.load += 1
         if isinstance(message, ms.Pull):
             self._on_pull(message)
         elif isinstance(message, ms.Fetch):
@@ -134,6 +135,7 @@ class Served:
         ), size_of(result.rows))
         if asked.prefixes:
             self.tail = None if result.more else Tail(asked.prefixes, sent=result.last, seen=result.last)
+            self._hub.server.tailing[self.link] = self
 
     # Bodies
 
@@ -209,24 +211,30 @@ class Server:
         self.awaits = Awaits(hub)
         self._held: dict[int, tuple[fx.Link, ms.Hello, str]] = {}
         """Hellos that wait for the older conversation of the same node id to prove that it lives, by node id."""
+        self.tailing: dict[fx.Link, Served] = {}
+        """Those who are told over their link what changes within their scope."""
+        self.load = 0
+        """Nodes that follow this one, or push to it."""
         self._mirror_count = 0
+        self._listening_count = 0
+        self._listening_peer_count = 0
 
     # Audience
 
     @property
     def has_audience(self) -> bool:
         """Somebody subscribes to what is published here."""
-        return any(session.is_listening for session in self._sessions.values())
+        return self._listening_count > 0
 
     @property
     def has_tails(self) -> bool:
         """Somebody is told over its link what changes within its scope."""
-        return any(session.tail is not None for session in self._sessions.values())
+        return bool(self.tailing)
 
     def tell_tails(self, first: int, last: int, rows: tuple[Row, ...]) -> None:
         """The rows of our feed from first to last, as far as they are within each scope, and nothing where none is."""
         within: dict[Scope, tuple[Row, ...]] = {}
-        for session in self._sessions.values():
+        for session in self.tailing.values():
             tail = session.tail
             if tail is None or tail.seen >= last:
                 continue
@@ -254,16 +262,11 @@ class Server:
 
     @property
     def has_peer_audience(self) -> bool:
-        return any(session.is_listening and not session.card.is_mirror for session in self._sessions.values())
+        return self._listening_peer_count > 0
 
     @property
     def count(self) -> int:
         return len(self._sessions)
-
-    @property
-    def load(self) -> int:
-        """Nodes that follow this one, or push to it."""
-        return sum(session.is_following for session in self._sessions.values())
 
     @property
     def is_local(self) -> bool:
@@ -362,7 +365,7 @@ class Server:
         self.drop(link)
         session = Served(hub, link, hello.card, user_id, is_listening=hello.is_listening)
         self._sessions[link] = session
-        self._mirror_count += session.card.is_mirror
+        self._count(session, 1)
         hub.timers.set(("served", link), hub.now + hub.options.served_idle_s, partial(self._check_idle, session))
         hub.send(link, ms.Welcome(
             session=hello.session, version=choose_version(hello), card=our_card(hub), known=known_of(hub, hello.card),
@@ -373,6 +376,12 @@ class Server:
             hub.publisher.on_audience()
         if hello.card.is_mirror:
             hub.members.meet(hello.card, at=None, is_local=self.is_local)
+
+    def _count(self, session: Served, step: int) -> None:
+        is_mirror, is_listening = session.card.is_mirror, session.is_listening
+        self._mirror_count += step * is_mirror
+        self._listening_count += step * is_listening
+        self._listening_peer_count += step * (is_listening and not is_mirror)
 
     # Ends
 
@@ -398,7 +407,9 @@ class Server:
         """That conversation is over, if there is one."""
         session = self._sessions.pop(link, None)
         if session is not None:
-            self._mirror_count -= session.card.is_mirror
+            self._count(session, -1)
+            self.load -= session.is_following
+            self.tailing.pop(link, None)
             self._hub.timers.cancel(("served", link))
             session.close()
             self._hub.announce(fx.Kind.DISCONNECTED)

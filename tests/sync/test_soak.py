@@ -176,3 +176,35 @@ def test_soak_converges_and_loses_nothing(seed: int) -> None:
         soak.finish()
     except AssertionError as error:
         raise AssertionError(f'seed {seed}; repeat: pytest tests/sync/test_soak.py -k "{seed}-"\n{error}') from error
+
+
+class LostMirrors(Soak):
+    """Peers write; now and then a mirror is lost for ever, and an empty one takes its address."""
+
+    def step(self) -> None:
+        super().step()
+        mirrors = [machine for machine in self.machines if machine.is_mirror]
+        if len(mirrors) > 1 and self.rng.random() < 0.01:
+            machine = self.rng.choice(mirrors)
+            machine.kill()
+            machine.store = FakeStore()
+            machine.node_id, machine.index_id = self.world.rng.getrandbits(64), self.world.rng.randbytes(16)
+            machine.start()
+
+    def _can_save(self, machine: Machine) -> bool:
+        return super()._can_save(machine) and not machine.is_mirror
+
+    def _change_mode(self, machine: Machine) -> None:
+        """What was written stays with those who wrote it."""
+
+    def _restore(self, machine: Machine) -> None:
+        """An old folder is another story."""
+
+
+@pytest.mark.parametrize("seed", range(220, 260), ids=lambda seed: f"{seed}-")
+def test_what_peers_hold_outlives_every_mirror(seed: int) -> None:
+    """As the soak; whatever mirrors are lost, acknowledged or not, what a peer wrote is everywhere in the end."""
+    soak = LostMirrors(seed)
+    for _ in range(STEPS):
+        soak.step()
+    soak.finish()
