@@ -133,7 +133,7 @@ class Bridge:
         self._security.check_listen(host)
         self._listening = self._io.listen(host, port)
         if port != 0:
-            text = f"{host}:{self._listening.address.port}"
+            text = str(Address(host, self._listening.address.port))
             if text != remembered:
                 with self._lock:
                     self._replica.store.put([], notes={LISTEN_NOTE: text.encode()})
@@ -225,6 +225,8 @@ class Bridge:
             self._after_input(written)
             commands = self._replica.take_outgoing()
             due = self._replica.next_due(now)
+            if commands:  # waitsync(level="sent") waits for them to leave
+                self._workers.changed.notify_all()
         if commands:
             with collector_paused():
                 self._replica.bytes_sent += sum(map(self._perform, commands))

@@ -19,11 +19,11 @@ FLOORS = {
     **dict.fromkeys(
         (
             "address", "batch", "clock", "codec", "collector", "columns", "errors", "idkey", "options", "record",
-            "registry", "revision", "row", "scalars", "views",
+            "registry", "revision", "row", "scalars", "scope", "views",
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
-    **dict.fromkeys(("ledger", "replica"), 2),
+    **dict.fromkeys(("ledger", "replica", "scoping"), 2),
     "net": 3,
     **dict.fromkeys(("bridge", "control", "database", "feed", "opened", "parallel", "workers"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),

@@ -29,8 +29,9 @@ class NetOptions:
     send_messages_max: int = 4096
     """Messages that wait for one other node (SNDHWM). The sessions keep a credit in bytes far below it: whoever lets
     this fill up reads no more, and the link is given up."""
-    publish_messages_max: int = 1000
-    """Publications that wait for one subscriber; it misses those beyond and asks for them by their numbers."""
+    publish_messages_max: int = 256
+    """Publications that wait for one subscriber; it misses those beyond and asks for them by their numbers. Each has up
+    to 256 KiB, so that one that hangs costs 64 MiB at most, and all of them together hardly more (they share them)."""
     control_bytes_max: int = 300 << 20
     """One request or answer of a local command: one record (256 MiB) and some room."""
     linger_s: float = 0.3

@@ -96,12 +96,12 @@ class Publisher:
         hub = self._hub
         if not hub.is_mirror:
             return
-        if not hub.server.has_audience:
+        if not hub.server.has_audience and not hub.server.has_tails:
             self._announced = self._read = hub.durable
             self._relayed.clear()
             return
         self._changed_at = hub.now
-        if self._interval_s > hub.options.heartbeat_s:
+        if self._interval_s > hub.options.heartbeat_s and hub.server.has_audience:
             self._interval_s = hub.options.heartbeat_s
             hub.timers.set_earlier("heartbeat", hub.now + self._interval_s, self._beat)
         self._read_on()
@@ -136,7 +136,7 @@ class Publisher:
     def _is_known_to_all(self, relayed: Relayed) -> bool:
         """The mirror that these changes came from is the only one that listens."""
         server = self._hub.server
-        return relayed.source is not None and not server.has_peer_audience and (
+        return relayed.source is not None and not server.has_peer_audience and not server.has_tails and (
             server.is_only_mirror_audience(relayed.source)
         )
 
@@ -156,6 +156,8 @@ class Publisher:
         self._is_reading = False
         if isinstance(result, fx.Failed):
             return  # a subscriber sees the gap at the next heartbeat and asks
+        if hub.server.has_tails:
+            hub.server.tell_tails(self._read + 1, result.last, tuple(map(_without_bodies, result.rows)))
         self._read = result.last
         if result.rows:
             # From the one after the last announced, though nothing of that may be left: no gap is to be seen.
