@@ -88,11 +88,11 @@ def test_three_hundred_nodes_find_their_mirror_again_within_seconds_and_not_all_
     )
     world.random.seed(1)
     dials = [Dial(world, Address("mirror.example", 8800)) for _ in range(NODES)]
-    time.run(60.0)
+    time.run(400.0)  # pauses grow with the outage, up to 5 s after 5 minutes
 
     counts = attempts_per_tenth(nobody.attempts, time.now - 5.0, 5.0)
     assert sum(counts) >= NODES, "each tries at least once in 5 s: whoever is back is found within that"
-    assert max(counts) <= 2 * sum(counts) / len(counts), "in no tenth of a second twice as many as on average"
+    assert max(counts) <= NODES / 10, "in no tenth of a second more than a tenth of them"
     assert min(counts) >= 1
     assert sum(counts) <= 2 * NODES
     for dial in dials:
