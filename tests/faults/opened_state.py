@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import mynosql
-from mynosql.idkey import pack_id
 from mynosql.codec import unpack_body
+from mynosql.idkey import pack_id
 from mynosql.replica import MODE_NOTE
 from mynosql.store.folder import Folder
 from mynosql.store.index import Index, SqliteIndex

@@ -70,7 +70,7 @@ def record(name: str, script: str, work: Path) -> Recording:
 
 
 def check_against(disk: Disk, root: Path) -> None:
-    """The model with nothing lost is the real folder. Raises NotModelled: some call did what the model does not know."""
+    """The model with nothing lost is the real folder. Raises NotModelled: a call did what the model does not know."""
     kept = disk.all_kept(list(disk.nodes))
     modelled: dict[str, bytes | None] = {}
     for path, node in disk.paths(kept):

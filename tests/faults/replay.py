@@ -94,12 +94,12 @@ class Replay:
         for event in self._recording.events:
             if end is not None and event.at > end:
                 break
-            if event.at not in without and not self._take(event, disk, promises) or event.at < start:
+            if (event.at not in without and not self._take(event, disk, promises)) or event.at < start:
                 continue
             report.boundaries += 1
             for variant, fates in self._variants(disk, rng):
                 self._judge(event, variant, fates, disk, promises, report)
-                if report.findings and stop_at_first or len(report.findings) >= FINDINGS_MAX:
+                if (report.findings and stop_at_first) or len(report.findings) >= FINDINGS_MAX:
                     report.states = self._opened - opened_before
                     return report
         report.states = self._opened - opened_before

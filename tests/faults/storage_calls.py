@@ -23,8 +23,8 @@ _NO_DESCRIPTOR_FIRST = frozenset((
     "getgid", "getppid", "getrandom", "getresuid", "getrlimit", "getuid", "kill", "memfd_create", "mremap", "pipe",
     "pipe2", "prctl", "prlimit64", "restart_syscall", "rseq", "rt_sigreturn", "sched_getaffinity", "sched_getparam",
     "sched_getscheduler", "sched_setscheduler", "set_robust_list", "set_tid_address", "sigaltstack", "socket",
-    "socketpair", "sysinfo", "tgkill", "umask", "uname", "sched_get_priority_max", "sched_get_priority_min", "setrlimit",
-    "gettimeofday", "times", "getrusage", "getcwd", "timer_create", "wait4", "set_mempolicy", "get_mempolicy",
+    "socketpair", "sysinfo", "tgkill", "umask", "uname", "sched_get_priority_max", "sched_get_priority_min",
+    "setrlimit", "gettimeofday", "times", "getrusage", "getcwd", "timer_create", "wait4",
 ))
 """Their first argument is no descriptor. A path below the folder in them is still an error."""
 _CHANGE_NOTHING = frozenset((
