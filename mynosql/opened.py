@@ -253,6 +253,8 @@ class OpenDatabase:
 
     def count(self) -> int:
         """Live records that the index knows."""
+        if self.replica.node.scope is None:
+            return self.store.counters.records
         with self.lock:
             return self.store.counters.records - self.replica.scoping.count_hidden()
 

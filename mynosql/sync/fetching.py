@@ -275,8 +275,8 @@ class Fetcher:
         }
         if isinstance(result, fx.Applied):
             hub.publisher.on_relayed(result, None)
-            if result.last_seq and dialled is not hub.strategy.followed:
-                hub.outbox.on_elsewhere()
+            if not hub.is_mirror and dialled is not hub.strategy.followed:
+                hub.outbox.on_elsewhere([row.id_key for row in rows])
             if hub.is_mirror:  # leaves that were news, and that the asked mirror does not hold itself
                 hub.filler.want(row.id_key for row in rows if bare_leaves(row))
             if result.refused:

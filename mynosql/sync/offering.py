@@ -26,16 +26,18 @@ class Offering:
     """One pass over what we hold."""
 
     def __init__(
-        self, hub: Hub, dialled: Dialled, *, after_seq: int, taken_seq: int, on_done: Callable[[int], None]
+        self, hub: Hub, dialled: Dialled, *, after_seq: int, taken_seq: int, on_done: Callable[[int], None],
+        also: tuple[bytes, ...] = (),
     ) -> None:
         """after_seq: our changes up to it need not be offered; 0: all is. taken_seq: what is owed above it is pushed.
 
-        on_done: told the seq up to which all that is held was offered.
+        also: id keys that are offered whatever their seq. on_done: told up to which seq all that is held was offered.
         """
         self._hub = hub
         self._dialled = dialled
         self._on_done = on_done
         self._is_all = after_seq == 0
+        self._also = also
         self._after_seq = after_seq
         self._taken_seq = taken_seq
         self._until_seq = hub.durable
@@ -75,6 +77,12 @@ class Offering:
                     body_bytes_max=0,
                 ),
                 self._on_feed,
+            )
+        elif self._also:
+            also, self._also = self._also, ()
+            hub.ask(
+                lambda token: fx.ReadBodies(token=token, id_keys=also, body_bytes_max=0, bytes_max=ALL_BYTES),
+                partial(self._on_entries, self._after_seq),
             )
         else:
             self._end()

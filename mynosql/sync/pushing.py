@@ -7,6 +7,7 @@ index that is met for the first time (offering.Offering). The rules stand in doc
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,8 @@ from mynosql.sync.offering import Offering
 from mynosql.sync.receiving import ALL_BYTES, bare_leaves, held_leaves, without_leaves
 from mynosql.sync.wire import PUSH_ROWS_MAX
 
+FOUND_MAX = 1024
+"""Ids that are remembered to be offered because another mirror had them; of more the oldest are left to the mirrors."""
 ROW_BYTES = 100
 """What a row counts for besides its bodies."""
 
@@ -57,6 +60,8 @@ class Outbox:
         self._readings = 0
         self._tries = 0
         self._offering: Offering | None = None
+        self._found: dict[bytes, None] = {}
+        """Ids that another mirror had when this one did not, oldest first."""
         self._is_offered = False
         """The mirror has been offered all that we hold: from here on it has whatever it took."""
 
@@ -321,15 +326,37 @@ class Outbox:
         self._offering = None
         self._is_offered = True
         self._hub.memory.set_offered(self._index_id, min(seq, self._acked.seq))
+        self._offer_found()
 
-    def on_elsewhere(self) -> None:
-        """Changes came from another mirror, and this one may not have them: at the next meeting they are offered."""
+    def on_elsewhere(self, id_keys: Iterable[bytes]) -> None:
+        """These came from another mirror because this one did not have them: it is offered them too."""
         self._note_offered()
-        self._is_offered = False
+        self._found.update(dict.fromkeys(id_keys))
+        while len(self._found) > FOUND_MAX:
+            del self._found[next(iter(self._found))]
+        self._offer_found()
+
+    def _offer_found(self) -> None:
+        hub = self._hub
+        if self._found and self._dialled is not None and self._offering is None and self._is_offered:
+            found = tuple(self._found)
+            self._offering = Offering(
+                hub, self._dialled, after_seq=hub.durable, taken_seq=self._acked.seq, also=found,
+                on_done=partial(self._on_found_offered, found),
+            )
+            self._offering.start()
+
+    def _on_found_offered(self, found: tuple[bytes, ...], _: int) -> None:
+        self._offering = None
+        for id_key in found:
+            self._found.pop(id_key, None)
+        self._offer_found()
 
     def _note_offered(self) -> None:
-        """While this mirror is followed, whatever is new here came from it or was pushed to it."""
-        if self._is_offered and self._acked.seq > self._hub.memory.offered.get(self._index_id, 0):
+        """While this mirror is followed, all that is new came from it or was pushed to it, but for what was found."""
+        if self._is_offered and not self._found and (
+            self._acked.seq > self._hub.memory.offered.get(self._index_id, 0)
+        ):
             self._hub.memory.set_offered(self._index_id, self._acked.seq)
 
     def on_want(self, dialled: Dialled, message: ms.Want) -> None:

@@ -291,3 +291,25 @@ def test_what_was_pushed_and_not_acknowledged_is_not_taken_for_offered() -> None
     world.heal()
 
     world.run_until(lambda: other.body("a") == b"1", within_s=30.0)
+
+
+@obeys("A record that the mirror which is followed did not hold, and another did, is offered to the first.")
+def test_a_body_that_the_followed_mirror_lacks_reaches_it_from_its_reader() -> None:
+    """The first mirror knows of it by its index; the second has the body, gives it to the peer, and is lost."""
+    world = World(seed=1)
+    one, other = (world.mirror(name, knows=["m1", "m2"]) for name in ("m1", "m2"))
+    peer = world.peer("p1", knows=["m1", "m2"])
+    world.run(2.0)
+    world.on_deliver = lambda sent: not (
+        isinstance(sent.message, ms.Bodies | ms.Piece) and sent.sender == "m2" and sent.receiver == "m1"
+    )
+    body = bytes(100_000)
+    other.save("a", body)
+    world.run_until(lambda: bool(one.leaves("a")) and bool(peer.leaves("a")))
+    assert peer.follows == "m1"
+    request = peer.fetch("a", timeout_s=30.0)
+    world.run_until(lambda: request in peer.fetched, within_s=30.0)
+    assert peer.body("a") == body
+    other.kill()
+
+    world.run_until(lambda: one.body("a") == body, within_s=5.0)
