@@ -316,3 +316,21 @@ def test_many_scopes_are_told_apart() -> None:
     for peer, kind in zip(peers, kinds, strict=True):
         assert ids(peer) == {f"{kind}x"}
     assert len(world.sent(ms.Changes)) == 30
+
+
+def test_a_write_only_logger_may_ask_for_two_mirrors() -> None:
+    world = World(seed=1)
+    mirrors = [world.mirror(name, knows=["m1", "m2"]) for name in ("m1", "m2")]
+    world.run(1.0)
+    logger = world.peer("p1", acks=2)
+    logger.perform(logger.node.set_scope((), world.now))
+    logger.perform(logger.node.add_address(mirrors[0].address, world.now))
+    logger.save("one", b"1")
+    world.run_until(lambda: logger.pending == 0, within_s=1.0)
+    assert mirrors[1].body("one") == b"1"
+    mirrors[1].kill()
+    logger.save("two", b"1")
+    world.run(5.0)
+
+    assert mirrors[0].body("two") == b"1"
+    assert logger.pending == 1
