@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
 from mynosql.control import answer, refusal
@@ -28,12 +28,14 @@ from mynosql.errors import (
 from mynosql.feed import Feed, Watchers
 from mynosql.idkey import all_range, pack_id, prefix_range, unpack_id
 from mynosql.ledger import Save, check_given
+from mynosql.merging import MergeFn, Merger
 from mynosql.opened import OpenDatabase
 from mynosql.options import OpenOptions, check_mode
 from mynosql.record import join, split
+from mynosql.rejecting import RejectWatchers, rejections_of
 from mynosql.revision import conflicts_of, rev_string
 from mynosql.row import Entry, Leaf
-from mynosql.views import Change, CheckReport, Conflict, DocInfo, SyncStatus
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Rejection, SyncStatus
 
 LIST_PAGE = 512
 """Ids that iter() reads at a time: bounds its memory, whatever the number of records."""
@@ -366,6 +368,54 @@ class MyNoSQL:
         leaf = self._node().resolve(pack_id(id), packed)
         return join(id, rev_string(leaf), unpack_body(packed))
 
+    def onconflict(self, fn: MergeFn | Literal["fields"], prefix: str = "") -> Callable[[], None]:
+        """fn(id, revisions) merges conflicts: those that there are now, and those to come. Returns what ends it.
+
+        revisions: the concurrent revisions as records, the winner first. What fn returns is the record from now on,
+        as with resolvedoc, covering exactly those revisions; None leaves the conflict as it is until it changes.
+        "fields" is the built-in merge, see merge_fields. prefix: only str ids that begin so. fn runs in a thread of
+        its own and may take its time; what it raises is logged and shown in syncstatus().last_error, and leaves the
+        conflict. Bodies that are not here are fetched first. Raises OptionInvalid.
+        """
+        return Merger.of(self._node()).add(fn, prefix)
+
+    def conflicteddocs(self, prefix: str = "") -> list[Any]:
+        """The ids of live records with concurrent revisions, in id order. Looks through the index as listdocs does."""
+        low, high = prefix_range(prefix) if prefix else all_range()
+        ids: list[Any] = []
+        left = self._node().store.counters.conflicts
+        entries = self._entries(low, high, None) if left else iter(())
+        for entry in entries:
+            if conflicts_of(entry.leaves):
+                ids.append(unpack_id(entry.id_key))
+                if len(ids) >= left:
+                    break
+        return ids
+
+    # What a mirror refused
+
+    def rejecteddocs(self) -> list[Rejection]:
+        """The changes written here that a mirror refused, oldest first. They are here as saved, and on no mirror.
+
+        They block nothing and are sent again when their record changes, or by retrydoc. Not in pendingdocs().
+        """
+        return rejections_of(self._node())
+
+    def onreject(self, fn: Callable[[Rejection], None]) -> Callable[[], None]:
+        """fn is called, in a thread of its own, for each refused change, old and new; returns a function that ends it.
+
+        An exception in fn is logged, shown in syncstatus().last_error, and does not end the calls.
+        """
+        return RejectWatchers.of(self._node()).add(fn)
+
+    def retrydoc(self, id: Hashable) -> None:
+        """A change that a mirror refused is sent once more. No change when there is none.
+
+        Raises RecordNotFound for an id that is not known here.
+        """
+        if not self._node().retry(pack_id(id)):
+            raise RecordNotFound(f"cannot retry {id!r}: no such record is known here", id=id)
+
     # What changes and what is owed
 
     def changes(self, since: str | None = None, live: bool = False, prefix: str = "") -> Feed:
@@ -384,13 +434,17 @@ class MyNoSQL:
         return Watchers.of(self._node()).add(fn, prefix)
 
     def pendingdocs(self) -> list[Any]:
-        """The ids of records written here that no mirror has confirmed, oldest change first."""
+        """The ids of records written here that no mirror has confirmed, oldest change first.
+
+        Without those that a mirror refused: they do not wait for anything, see rejecteddocs().
+        """
         return [unpack_id(row.id_key) for row in self._node().pending_rows()]
 
     def waitsync(self, timeout: float | None = None, level: str = "mirror") -> bool:
         """True once a mirror has on its disk everything that was saved here before the call; False after timeout.
 
-        On a mirror: another mirror; a mirror that knows of no other returns True. Raises OptionInvalid for
+        On a mirror: another mirror; a mirror that knows of no other returns True. False as well, and as soon as all
+        else is delivered, while a change from before the call stands in rejecteddocs(). Raises OptionInvalid for
         timeout=None while no mirror is known: it would wait for ever.
         """
         if level != "mirror":

@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,13 +27,14 @@ from mynosql.options import OpenOptions, check_mode
 from mynosql.parallel import in_order
 from mynosql.record import TimeSortedIds
 from mynosql.replica import Fetch, Replica, World
-from mynosql.revision import conflicts_of, rev_string
-from mynosql.row import Entry, Leaf, Row
+from mynosql.revision import conflicts_of, is_in_past, rev_string
+from mynosql.row import Entry, Leaf, Leaves, Row, Version
 from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
+from mynosql.sync.memory import Rejected
 from mynosql.views import CheckReport, DocInfo, Problem, State, SyncStatus
 from mynosql.workers import Workers
 
@@ -65,6 +66,8 @@ class OpenDatabase:
         self.options = options
         self.folder = path
         self.watchers: Any = None
+        self.merger: Any = None
+        self.reject_watchers: Any = None
         self._closers: list[Callable[[], None]] = []
         self._is_closed = False
         self._random = random.SystemRandom()
@@ -141,6 +144,11 @@ class OpenDatabase:
         return self.replica.index_id
 
     @property
+    def node_id(self) -> int:
+        """Under which new revisions are written."""
+        return self._ledger.node
+
+    @property
     def is_mirror(self) -> bool:
         return self.replica.is_mirror
 
@@ -203,6 +211,14 @@ class OpenDatabase:
     def resolve(self, id_key: bytes, body: bytes) -> Leaf:
         with self.lock:
             leaf = self._ledger.resolve(id_key, body, now_ms=wall_ms())
+            self.workers.on_written()
+        self._after_write()
+        return leaf
+
+    def merge(self, id_key: bytes, body: bytes, seen: Leaves) -> Leaf | None:
+        """As resolve, if the leaves are still those seen; None: they are not."""
+        with self.lock:
+            leaf = self._ledger.merge(id_key, body, seen=seen, now_ms=wall_ms())
             self.workers.on_written()
         self._after_write()
         return leaf
@@ -276,7 +292,7 @@ class OpenDatabase:
     def _fetch(self, id_key: bytes, timeout_s: float, confirm: bool) -> Fetch:
         (fetch,) = self.replica.fetch([id_key], timeout_s, confirm, time.monotonic())
         self._bridge.wake()
-        if not self.workers.wait(lambda: fetch.is_done, timeout_s):
+        if not self.workers.wait(lambda: fetch.is_done or self._is_closed, timeout_s) or not fetch.is_done:
             self.replica.cancel_fetch(fetch)
         return fetch
 
@@ -311,6 +327,16 @@ class OpenDatabase:
             if entry is None or leaf not in entry.leaves:
                 return None
             return self.store.read_body(id_key, entry.leaves.index(leaf))
+
+    def read_base(self, id_key: bytes, leaves: Leaves) -> tuple[Leaf, bytes] | None:
+        """A superseded revision whose body is held here and from which all these leaves descend."""
+        with self.lock:
+            entry = self.store.find(id_key)
+            base = None if entry is None else entry.stale
+            if base is None or not all(is_in_past(Version(base.hlc, base.node), leaf) for leaf in leaves):
+                return None
+            body = self.store.read_stale(id_key)
+            return None if body is None else (base, body)
 
     def entries(self, low: bytes, high: bytes | None, limit: int) -> list[Entry]:
         with self.lock:
@@ -370,6 +396,28 @@ class OpenDatabase:
         with self.lock:
             return self.replica.pending_rows()
 
+    def rejections(self) -> dict[int, tuple[Entry, Rejected]]:
+        """What a mirror refused and is still so here, by seq."""
+        with self.lock:
+            return self.replica.rejections()
+
+    def wait_rejections(
+        self, is_new: Callable[[Collection[int]], bool], is_over: Callable[[], bool]
+    ) -> tuple[Collection[int], dict[int, tuple[Entry, Rejected]]]:
+        """All seqs that were refused and rejections(), once is_new(seqs) or is_over() holds, or the database closes."""
+        with self.lock:
+            self.workers.wait(lambda: is_new(self.replica.rejected_seqs) or is_over() or self._is_closed, None)
+            return tuple(self.replica.rejected_seqs), self.replica.rejections()
+
+    def retry(self, id_key: bytes) -> bool:
+        """A record that was refused is owed once more; False: no such record is known here."""
+        with self.lock:
+            is_known = self.replica.retry(id_key, time.monotonic())
+            self.workers.on_written()
+        self._bridge.wake()
+        self._after_write()
+        return is_known
+
     def wait_sync(self, timeout_s: float | None) -> bool:
         with self.lock:
             replica = self.replica
@@ -382,7 +430,7 @@ class OpenDatabase:
             target = self.store.head_seq
             self.workers.sync_now()
             self.workers.wait(lambda: replica.is_delivered(target) or self._is_closed, timeout_s)
-            return replica.is_delivered(target)
+            return replica.is_delivered(target) and not any(seq <= target for seq in replica.rejections())
 
     # Looking inside
 
