@@ -329,14 +329,14 @@ class OpenDatabase:
             return self.store.read_body(id_key, entry.leaves.index(leaf))
 
     def read_base(self, id_key: bytes, leaves: Leaves) -> tuple[Leaf, bytes] | None:
-        """A superseded revision whose body is held here and from which all these leaves descend."""
+        """The newest revision from which all these leaves descend and whose body is still here."""
+
+        def is_base(found: Leaf) -> bool:
+            version = Version(found.hlc, found.node)
+            return found not in leaves and not found.deleted and all(is_in_past(version, leaf) for leaf in leaves)
+
         with self.lock:
-            entry = self.store.find(id_key)
-            base = None if entry is None else entry.stale
-            if base is None or not all(is_in_past(Version(base.hlc, base.node), leaf) for leaf in leaves):
-                return None
-            body = self.store.read_stale(id_key)
-            return None if body is None else (base, body)
+            return self.store.read_superseded(id_key, is_base)
 
     def entries(self, low: bytes, high: bytes | None, limit: int) -> list[Entry]:
         with self.lock:

@@ -37,14 +37,14 @@ def merge_delay_s(leaves: Leaves, node: int, merges: int) -> float:
 
 
 def competing_merges(leaves: Leaves, merged: Version, merges: int) -> int:
-    """How many of our merges have met another one: 0 once every leaf descends from our last one, which all accepted.
+    """How many of our merges count as met by others' ones, now that the record is in conflict again.
 
-    merged: the version of our last merge; merges: how many there were.
+    merged: the version of our last merge; merges: how many counted then, that one included. Once every leaf descends
+    from it all have accepted it, and one counts no more: conflicts that come one after another leave at most one. Not
+    none at once: others who merged our merge may still compete with each other, and we would be early again.
     """
-    is_accepted = all(
-        (leaf.hlc, leaf.node) != tuple(merged) and is_in_past(merged, leaf) for leaf in leaves
-    )
-    return 0 if is_accepted else merges
+    is_accepted = all((leaf.hlc, leaf.node) != tuple(merged) and is_in_past(merged, leaf) for leaf in leaves)
+    return max(merges - 1, 0) if is_accepted else merges
 
 
 def _spread(node: int, leaves: Leaves) -> int:
