@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 
 import mynosql
 from mynosql import merging
+from mynosql.opened import OpenDatabase
+from mynosql.row import Leaves
+from mynosql.turns import merge_delay_s
 from tests.mesh import wait_connected, wait_equal
 from tests.waiting import wait_until
 
@@ -208,6 +212,23 @@ def test_more_conflicts_than_may_wait_are_all_merged(db: Any, monkeypatch: pytes
     assert {db[f"r{number:02}"]["n"] for number in range(30)} == {3}
 
 
+def test_a_conflict_is_merged_when_it_is_our_turn(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[tuple[float, str, int]] = []
+
+    def delay_s(leaves: Leaves, node: int, merges: int) -> float:
+        noted.append((time.monotonic(), f"{node:016x}", merges))
+        return 0.2
+
+    monkeypatch.setattr(merging, "merge_delay_s", delay_s)
+    edit_apart(db)
+    called: list[float] = []
+    db.onconflict(Calls(lambda id, revisions: called.append(time.monotonic()) or {"n": 3}))
+    wait_merged(db)
+    assert len(noted) == len(called) == 1
+    assert called[0] - noted[0][0] >= 0.2
+    assert noted[0][1:] == (db.syncstatus().node, 0)
+
+
 # The built-in merge
 
 
@@ -236,6 +257,21 @@ def test_without_a_base_the_later_revision_wins_each_field(db: Any) -> None:
     merged = db.readdoc("lamp")
     del merged["rev"]
     assert merged == {"id": "lamp", "on": False, "colour": "red", "place": "hall"}
+
+
+def test_a_revision_that_only_one_side_descends_from_is_no_base(make_db: Callable[..., Any], tmp_path: Path) -> None:
+    mirror = make_db("Story", mode="mirror", listen="127.0.0.1:0")
+    db = make_db("Story", location=tmp_path / "kept")
+    first = db.savedoc({"id": "r", "x": 1, "y": 1})
+    db.closedb()
+    db = make_db("Story", location=tmp_path / "kept")
+    db.savedoc({"id": "r", "rev": first["rev"], "x": 1})
+    mirror.savedoc({"id": "r", "x": 1, "y": 1})
+    db.addpeer(mirror.endpoint)
+    wait_until(lambda: db.conflicteddocs(), 20, "both made the same id")
+    db.onconflict("fields")
+    wait_merged(db)
+    assert db.readdoc("r")["y"] == 1, "not removed: the other one never had the revision in which it was not"
 
 
 # A mesh
@@ -283,7 +319,16 @@ def mesh(make_db: Callable[..., Any]) -> Mesh:
     return Mesh(make_db)
 
 
-def test_three_nodes_that_merge_at_once_and_never_agree_come_to_one_revision(mesh: Mesh) -> None:
+def test_three_nodes_that_merge_at_once_and_never_agree_come_to_one_revision(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merges: list[int] = []
+
+    def delay_s(leaves: Leaves, node: int, in_vain: int) -> float:
+        merges.append(in_vain)
+        return merge_delay_s(leaves, node, in_vain)
+
+    monkeypatch.setattr(merging, "merge_delay_s", delay_s)
     mesh.edit_apart()
     mesh.offline()
     calls = []
@@ -302,6 +347,7 @@ def test_three_nodes_that_merge_at_once_and_never_agree_come_to_one_revision(mes
     assert [db.readdoc("r")["text"] for db in mesh.all] == [text] * 3
     assert all(f"{name}(" in text for name in "mab"), f"every merge is in the last one: {text}"
     assert 4 <= sum(len(each.seen) for each in calls) <= 15
+    assert max(merges) >= 1, "who merged in vain waits longer"
 
 
 def test_two_merges_with_equal_bodies_are_one(mesh: Mesh) -> None:
@@ -329,7 +375,9 @@ def test_one_node_that_merges_is_enough_for_all(mesh: Mesh) -> None:
     assert len(calls.seen) == 1
 
 
-def test_a_peer_fetches_the_bodies_that_it_merges_and_waits_for_them_offline(make_db: Callable[..., Any]) -> None:
+def test_a_peer_fetches_the_bodies_that_it_merges_and_waits_for_them_offline(
+    make_db: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     mirror = make_db("Story", mode="mirror", listen="127.0.0.1:0")
     url = mirror.endpoint
     peer = make_db("Story", peers=[url])
@@ -339,8 +387,18 @@ def test_a_peer_fetches_the_bodies_that_it_merges_and_waits_for_them_offline(mak
     for known in peer.listpeers():
         peer.delpeer(known)
     wait_until(lambda: peer.syncstatus().mirror is None, 10, "the peer is offline")
+    tried = threading.Event()
+    fetch_leaves = OpenDatabase.fetch_leaves
+
+    def try_to_fetch(*arguments: Any) -> None:
+        fetch_leaves(*arguments)
+        tried.set()
+
+    monkeypatch.setattr(OpenDatabase, "fetch_leaves", try_to_fetch)
     calls = Calls()
     peer.onconflict(calls)
+    assert tried.wait(10)
+    assert peer.conflicteddocs() == ["r"]
     peer.addpeer(url)
     wait_merged(mirror, peer)
     assert mirror["r"]["n"] == 3
