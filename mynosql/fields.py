@@ -24,8 +24,8 @@ def merge_fields(revisions: Sequence[Record], base: Record | None = None) -> Rec
     changed it since the base. Where several changed it differently, dicts are merged by their own fields; of anything
     else (lists and sets too, which are taken whole) the later revision's value stays, by the clock in its rev. A field
     removed in one revision is removed, unless another one changed it. Without base no removal can be told from an
-    addition: every field of every revision is there, and the later revision has the last word on each. Fields stand in the order
-    of the latest revision, then in that of the others.
+    addition: every field of every revision is there, and the later revision has the last word on each. Fields stand in
+    the order of the latest revision, then in that of the others.
     Raises RecordInvalid when a revision has no rev.
     """
     if not revisions:

@@ -99,7 +99,8 @@ def test_a_function_that_raises_is_reported_and_stops_nothing(db: Any, caplog: p
 
 
 @pytest.mark.parametrize(("answer", "error"), [
-    ({"id": "other", "n": 1}, "with id 'other'"), ("text", "a record is a dict"), ({"n": object()}, "cannot store object"),
+    ({"id": "other", "n": 1}, "with id 'other'"), ("text", "a record is a dict"),
+    ({"n": object()}, "cannot store object"),
 ])
 def test_an_answer_that_is_no_record_is_reported_and_changes_nothing(db: Any, answer: Any, error: str) -> None:
     edit_apart(db)

@@ -8,6 +8,7 @@ import pytest
 
 from mynosql.row import Leaf, Row
 from mynosql.store import history
+from mynosql.store.shard import shard_name
 from mynosql.store.store import Store
 from tests.store.making import body_of, conflict_row, key, leaf_of, open_memory, remote_row, row_of, seal
 
@@ -31,7 +32,8 @@ def store() -> Store:
     """Three revisions of "m" in segments of their own, each among 300 others, and a fourth not sealed."""
     store = open_memory()[0]
     for number in range(3):
-        others = [row_of(f"{letter}{count:03}", bytes(50), hlc=1000 + number) for letter in "az" for count in range(150)]
+        ids = [f"{letter}{count:03}" for letter in "az" for count in range(150)]
+        others = [row_of(id, bytes(50), hlc=1000 + number) for id in ids]
         store.put([*others, row_of("m", number, hlc=1000 + number)])
         seal(store)
     store.put([row_of("m", 3, hlc=2000)])
@@ -77,14 +79,13 @@ def test_looking_back_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_damaged_block_is_stepped_over_and_noted() -> None:
     store, files, _ = open_memory()
+    ends: list[int] = []
     for number in range(3):
         store.put([row_of("m", number, hlc=1000 + number)])
         seal(store)
-        if number == 1:
-            names = {name: files.size(name) for name in files.names() if name.endswith(".shard")}
-    (name,) = names
+        ends.append(files.size(shard_name(0)))
     store.drop_caches()
-    files.damage(name, names[name] - 5)
+    files.damage(shard_name(0), ends[1] - 5, b"damaged"[:5])
     assert find(store, "m", 1) is None
     assert find(store, "m", 0) == body_of(0)
     assert len(store.problems) == 1
