@@ -27,13 +27,15 @@ def find(store: Store, id: Any, *values: Any) -> Any:
     return found[1]
 
 
+OTHERS = [f"{letter}{count:03}" for letter in "az" for count in range(150)]
+
+
 @pytest.fixture
 def store() -> Store:
     """Three revisions of "m" in segments of their own, each among 300 others, and a fourth not sealed."""
     store = open_memory()[0]
     for number in range(3):
-        ids = [f"{letter}{count:03}" for letter in "az" for count in range(150)]
-        others = [row_of(id, bytes(50), hlc=1000 + number) for id in ids]
+        others = [row_of(id, bytes(500), hlc=1000 + number) for id in OTHERS]
         store.put([*others, row_of("m", number, hlc=1000 + number)])
         seal(store)
     store.put([row_of("m", 3, hlc=2000)])
@@ -44,6 +46,12 @@ def test_every_sealed_revision_is_found_by_what_is_wanted(store: Store) -> None:
     assert [find(store, "m", number) for number in range(4)] == [body_of(number) for number in range(4)]
     assert find(store, "m") == body_of(3)
     assert find(store, "m", 0, 1) == body_of(1), "the newest of them"
+
+
+def test_every_id_of_a_segment_of_several_blocks_is_found(store: Store) -> None:
+    assert len(store._sealed.index.blocks_of(store._sealed.segments[0].number)) > 2
+    for id in OTHERS:
+        assert store.read_superseded(key(id), lambda leaf: leaf.hlc == 1000) is not None, id
 
 
 def test_what_no_row_has_is_not_found(store: Store) -> None:
