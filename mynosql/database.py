@@ -379,16 +379,22 @@ class MyNoSQL:
         """
         return Merger.of(self._node()).add(fn, prefix)
 
-    def conflicteddocs(self, prefix: str = "") -> list[Any]:
-        """The ids of live records with concurrent revisions, in id order. Looks through the index as listdocs does."""
+    def conflicteddocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
+        """The ids of live records with concurrent revisions, in id order; arguments as for listdocs.
+
+        Looks through the index until it has found all that there are.
+        """
         low, high = prefix_range(prefix) if prefix else all_range()
+        if after is not None:
+            low = max(low, pack_id(after) + b"\0")
+        wanted = self._node().store.counters.conflicts
+        if limit is not None:
+            wanted = min(wanted, limit)
         ids: list[Any] = []
-        left = self._node().store.counters.conflicts
-        entries = self._entries(low, high, None) if left else iter(())
-        for entry in entries:
+        for entry in self._entries(low, high, None if wanted > 0 else 0):
             if conflicts_of(entry.leaves):
                 ids.append(unpack_id(entry.id_key))
-                if len(ids) >= left:
+                if len(ids) >= wanted:
                     break
         return ids
 
