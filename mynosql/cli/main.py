@@ -213,8 +213,8 @@ def _add_watch(add: _Add) -> None:
 
 
 def _add_conflicts(add: _Add) -> None:
-    conflicts = _database_command(add, "conflicts", "list the ids of records with concurrent revisions, or the revisions "
-                                  "of one, the winner first")
+    conflicts = _database_command(add, "conflicts", "list the ids of records with concurrent revisions, or the "
+                                  "revisions of one, the winner first")
     conflicts.add_argument("id", nargs="?", metavar="ID")
     conflicts.add_argument("--id-json", action="store_true", help="ID is JSON, not a plain string")
     conflicts.add_argument("--prefix", default="", help="only string ids that begin so")

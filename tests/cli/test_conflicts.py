@@ -1,4 +1,4 @@
-"""The commands on conflicts and on what a mirror refused; directly, and through a process that has the database open."""
+"""The commands on conflicts and on what a mirror refused: directly, and through a process that has it all open."""
 
 from __future__ import annotations
 
