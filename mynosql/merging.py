@@ -44,6 +44,8 @@ MERGES_MAX = 4096
 FETCH_S = 5.0
 RETRY_S_MAX = 60.0
 """A body that no mirror delivered is asked for again after 1, 2, 4 … so many seconds."""
+PAUSE_S = 0.02
+"""Between two looks: whoever writes much is woken for so often, and pays for no more."""
 _NEVER = 1 << 62
 
 
@@ -68,6 +70,7 @@ class Merger:
         self._is_scan_wanted = False
         self._after = 0
         self._is_stopping = False
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -102,6 +105,7 @@ class Merger:
     def stop(self) -> None:
         """No function is called after this, unless it is called from one."""
         self._is_stopping = True
+        self._stopped.set()
         self._node.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -124,7 +128,12 @@ class Merger:
         """Look at the next page of the index or of the feed; False when there was nothing new."""
         if self._is_scan_wanted:
             self._is_scan_wanted = False
-            self._scan_low = b"" if self._node.store.counters.conflicts else None
+            self._scan_low = b""
+        head = self._node.store.head_seq  # before the count, which then includes all up to it
+        if not self._node.store.counters.conflicts:
+            self._due.clear()
+            self._scan_low, self._after = None, max(self._after, head)
+            return False
         low, high = all_range()
         if self._scan_low is not None:
             entries = self._node.entries(max(self._scan_low, low), high, SCAN_PAGE)
@@ -156,6 +165,7 @@ class Merger:
         )
         if self._node.is_closed:
             self._is_stopping = True
+        self._stopped.wait(PAUSE_S)
 
     def _merge_due(self, now: float) -> None:
         for id_key in [id_key for id_key, due in self._due.items() if due.at <= now]:
