@@ -150,8 +150,8 @@ def test_retrydoc_of_a_record_that_was_not_refused_is_no_change(refused: Refused
 
 
 def test_a_newer_save_of_the_record_replaces_the_refused_one(refused: Refused) -> None:
-    refused.offline()
     rec = refused.peer.readdoc("a")
+    refused.offline()
     refused.peer.savedoc({**rec, "n": "again"})
     assert [each.id for each in refused.peer.rejecteddocs()] == ["b"]
     assert refused.peer.pendingdocs() == ["a"]
