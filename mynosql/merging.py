@@ -210,6 +210,8 @@ class Merger:
                 log.exception("an onconflict function raised for %r", id)
                 node.on_background_error(error)
                 continue
+            if self._is_stopping:
+                return True
             if packed is not None:
                 return self._save(id_key, packed, entry.leaves)
         return True

@@ -190,13 +190,39 @@ def test_a_revision_that_comes_while_the_function_runs_is_not_covered_unseen(db:
     assert len(calls.seen) == 2
 
 
-def test_closing_does_not_wait_for_conflicts_that_are_due_later(db: Any) -> None:
-    def close(id: Any, revisions: list[Record]) -> None:
+@pytest.mark.parametrize("answer", [None, {"n": 3}])
+def test_the_database_may_be_closed_from_inside_the_function(
+    db: Any, answer: Record | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def close(id: Any, revisions: list[Record]) -> Record | None:
+        threads.append(threading.current_thread())
         db.closedb()
+        return answer
 
     edit_apart(db)
     db.onconflict(close)
-    wait_until(lambda: db.location is None, 10, "closed from inside the function")
+    wait_until(lambda: threads, 10, "called")
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+    assert db.location is None
+    assert caplog.text == ""
+
+
+def test_closing_ends_a_thread_that_waits_for_its_turn(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = threading.Event()
+
+    def delay_s(leaves: Leaves, node: int, merges: int) -> float:
+        noted.set()
+        return 3600.0
+
+    monkeypatch.setattr(merging, "merge_delay_s", delay_s)
+    edit_apart(db)
+    db.onconflict(Calls())
+    assert noted.wait(10)
+    db.closedb()
+    assert not [thread for thread in threading.enumerate() if thread.name == "mynosql-onconflict"]
 
 
 def test_more_conflicts_than_may_wait_are_all_merged(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
