@@ -48,6 +48,7 @@ class Bridge:
         self._answer = answer
         self._listening: Listening | None = None
         self._control: ThreadPoolExecutor | None = None
+        self._refused = ""
         secret = find_secret(options.secret, os.environ)
         self._security = Security.open(folder, secret, insecure=options.insecure)
         self._advertise = parse_address(options.advertise) if options.advertise else None
@@ -132,7 +133,7 @@ class Bridge:
         self._security.check_listen(host)
         self._listening = self._io.listen(host, port)
         if port != 0:
-            text = f"{host}:{self._listening.address.port}"
+            text = str(Address(host, self._listening.address.port))
             if text != remembered:
                 with self._lock:
                     self._replica.store.put([], notes={LISTEN_NOTE: text.encode()})
@@ -193,7 +194,10 @@ class Bridge:
             self._workers.changed.notify_all()
 
     def on_refused(self, link: fx.Link, error: PeerRefused) -> None:
-        log.warning("%s", error)
+        text = str(error)
+        if text != self._refused:  # once, not with every attempt
+            log.warning("%s", text)
+            self._refused = text
         with self._lock:
             self._replica.on_failure(error)
             self._workers.changed.notify_all()
@@ -221,6 +225,8 @@ class Bridge:
             self._after_input(written)
             commands = self._replica.take_outgoing()
             due = self._replica.next_due(now)
+            if commands:  # waitsync(level="sent") waits for them to leave
+                self._workers.changed.notify_all()
         if commands:
             with collector_paused():
                 self._replica.bytes_sent += sum(map(self._perform, commands))

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
 from mynosql.control import answer, refusal
@@ -35,7 +35,8 @@ from mynosql.record import join, split
 from mynosql.rejecting import RejectWatchers, rejections_of
 from mynosql.revision import conflicts_of, rev_string
 from mynosql.row import Entry, Leaf
-from mynosql.views import Change, CheckReport, Conflict, DocInfo, Rejection, SyncStatus
+from mynosql.scope import check_scope, is_within
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Level, Rejection, SyncStatus
 
 LIST_PAGE = 512
 """Ids that iter() reads at a time: bounds its memory, whatever the number of records."""
@@ -76,12 +77,14 @@ class MyNoSQL:
     def opendb(self, name: str, *, location: str | os.PathLike[str] | None = None, **options: Any) -> MyNoSQL:
         """The database is open: created if it is new, recovered if its process was killed. Returns self.
 
-        options: the fields of OpenOptions (mode, listen, peers, secret, insecure, advertise, durability,
+        options: the fields of OpenOptions (mode, listen, peers, secret, insecure, advertise, acks, scope, durability,
         fsync_interval_s, memtable_bytes_max, cache_bytes_max). Raises OptionInvalid, AddressInvalid, ListenFailed,
         DatabaseLocked, FormatUnknown, StorageCorrupt, StorageFailed; nothing stays open then.
         """
         if self._open is not None:
             raise OptionInvalid(f"{self._open.options.name!r} is open here; close it, or make another MyNoSQL()")
+        if options.get("scope") is not None:
+            options["scope"] = check_scope(options["scope"])
         if "peers" in options:
             peers = options["peers"]
             options["peers"] = (peers,) if isinstance(peers, str) else tuple(peers)
@@ -153,6 +156,20 @@ class MyNoSQL:
     def listpeers(self) -> list[str]:
         """The addresses known: those given to addpeer first, then those learned from other nodes."""
         return self._node().list_peers()
+
+    def setindexscope(self, prefixes: Iterable[str] | None) -> None:
+        """A peer's index takes in only ids that begin with one of these; [] none: a write-only logger. Remembered.
+
+        None: every id again. What is saved here is delivered and what is read is fetched in any case. Outside of the
+        scope docinfo says "unknown", unless the record is pending here, and readdoc asks the mirror each time; the
+        copy held is what it returns with no mirror live. A wider scope fetches what is missing; with a narrower one,
+        ids that are neither held nor owed are forgotten. Raises OptionInvalid on a mirror, which keeps every record.
+        """
+        self._node().set_scope(check_scope(prefixes))
+
+    def getindexscope(self) -> tuple[str, ...] | None:
+        """The id prefixes that the index is limited to, without what others of them cover; None: it is not."""
+        return self._node().scope
 
     @property
     def location(self) -> str | None:
@@ -250,7 +267,7 @@ class MyNoSQL:
                 return unpack_whole(whole)
         id_key = pack_id(id)
         found = node.read(id_key)
-        if found is None or found[1] is None:
+        if found is None or found[1] is None or (node.scope is not None and node.is_doubtful(id_key)):
             found = node.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)
         leaf, body = found[0], found[1]
         assert body is not None
@@ -260,7 +277,7 @@ class MyNoSQL:
             raise StorageCorrupt(
                 node.folder, None, f"record {id!r} cannot be unpacked: {error}; run 'mynosql check'"
             ) from error
-        if type(id) is str:
+        if type(id) is str and (node.scope is None or is_within(node.scope, id_key)):
             node.keep_whole(id_key, leaf, pack_whole(id, rec["rev"], body))
         return rec
 
@@ -325,7 +342,7 @@ class MyNoSQL:
         return self._node().is_live(pack_id(id))
 
     def __len__(self) -> int:
-        return self._node().store.counters.records
+        return self._node().count()
 
     def __bool__(self) -> bool:
         return True  # an open but empty database is not "nothing"
@@ -440,22 +457,24 @@ class MyNoSQL:
         return Watchers.of(self._node()).add(fn, prefix)
 
     def pendingdocs(self) -> list[Any]:
-        """The ids of records written here that no mirror has confirmed, oldest change first.
+        """The ids of records written here that too few mirrors (acks=) have confirmed, oldest change first.
 
         Without those that a mirror refused: they do not wait for anything, see rejecteddocs().
         """
         return [unpack_id(row.id_key) for row in self._node().pending_rows()]
 
-    def waitsync(self, timeout: float | None = None, level: str = "mirror") -> bool:
-        """True once a mirror has on its disk everything that was saved here before the call; False after timeout.
+    def waitsync(self, timeout: float | None = None, level: Level = "mirror") -> bool:
+        """True once everything that was saved here before the call is as far as level says; False after timeout.
 
-        On a mirror: another mirror; a mirror that knows of no other returns True. False as well, and as soon as all
-        else is delivered, while a change from before the call stands in rejecteddocs(). Raises OptionInvalid for
-        timeout=None while no mirror is known: it would wait for ever.
+        level: "mirror": on the disk of one mirror. "mirrors": of as many as opendb's acks= asks for. "sent": handed
+        to the network for a mirror, which may still lose it. On a mirror: other mirrors, and "sent" as "mirror"; one
+        that knows of no other returns True, but for "mirrors". False as well, but for "sent", and as soon as all else
+        is there, while a change from before the call stands in rejecteddocs(). Raises OptionInvalid for timeout=None
+        while no mirror is known (it would wait for ever), and for "mirrors" where acks is 1.
         """
-        if level != "mirror":
-            raise OptionInvalid(f"level {level!r}: expected 'mirror'")
-        return self._node().wait_sync(timeout)
+        if level not in get_args(Level):
+            raise OptionInvalid(f"level {level!r}: expected one of {', '.join(map(repr, get_args(Level)))}")
+        return self._node().wait_sync(timeout, level)
 
     def syncstatus(self) -> SyncStatus:
         """The state of this node and of its place in the mesh."""

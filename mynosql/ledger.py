@@ -278,8 +278,8 @@ class Ledger:
             self.ahead_ms = (hlc_max >> COUNTER_BITS) - now_ms
         last = self._store.head_seq
         return Applied(
-            first_seq=head + 1 if last > head else 0, last_seq=last if last > head else 0, refused=tuple(refused),
-            is_copy=is_copy,
+            first_seq=head + 1 if last > head else 0, last_seq=last if last > head else 0, head=last,
+            refused=tuple(refused), is_copy=is_copy,
         )
 
     def _merged_row(self, row: Row, merged: Leaves, entry: Entry, earlier: Row | None) -> Row | None:

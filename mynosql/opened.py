@@ -29,13 +29,14 @@ from mynosql.record import TimeSortedIds
 from mynosql.replica import Fetch, Replica, World
 from mynosql.revision import conflicts_of, is_in_past, rev_string
 from mynosql.row import Entry, Leaf, Leaves, Row, Version
+from mynosql.scope import Scope, check_scope
 from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
 from mynosql.sync.memory import Rejected
-from mynosql.views import CheckReport, DocInfo, Problem, State, SyncStatus
+from mynosql.views import CheckReport, DocInfo, Level, Problem, State, SyncStatus
 from mynosql.workers import Workers
 
 log = logging.getLogger("mynosql")
@@ -69,7 +70,7 @@ class OpenDatabase:
         self.merger: Any = None
         self.reject_watchers: Any = None
         self._closers: list[Callable[[], None]] = []
-        self._is_closed = False
+        self._is_closed = self._is_bridged = False
         self._random = random.SystemRandom()
         folder = Folder.open(path, mint=os.urandom)
         self._closers.append(folder.close)
@@ -100,17 +101,20 @@ class OpenDatabase:
         identity = folder.identity
         self.replica = Replica(
             self.store, name=options.name, node=identity.node, is_moved=identity.is_moved or self.store.is_rebuilt,
-            is_mirror=check_mode(options.mode), world=world,
+            is_mirror=check_mode(options.mode), world=world, acks=options.acks,
         )
         self._ledger: Ledger = self.replica.ledger
         self.workers = Workers(self.replica, fsync_interval_s=options.fsync_interval_s)
         self.lock = self.workers.lock
         self._is_each = options.durability == "each"
+        if options.scope is not None:
+            self.set_scope(check_scope(options.scope))
         self._bridge = Bridge(self.replica, self.workers, options, self.folder, answer)
         self.workers.start()
         self._closers.append(self.workers.stop)
         self._bridge.start()
         self._closers.append(self._bridge.stop)
+        self._is_bridged = True
         for url in options.peers:
             self.add_peer(url, False)
 
@@ -159,6 +163,19 @@ class OpenDatabase:
     def next_id(self) -> str:
         with self.lock:
             return self._ids.next(wall_ms())
+
+    @property
+    def scope(self) -> Scope | None:
+        return self.replica.node.scope
+
+    def set_scope(self, scope: Scope | None) -> None:
+        with self.lock:
+            if self.replica.is_mirror:
+                raise OptionInvalid("a mirror keeps every record: make it a peer first, with setdbmode('Peer')")
+            self.replica.set_scope(scope, time.monotonic())
+            self.workers.on_written()
+        if self._is_bridged:
+            self._bridge.wake()
 
     def set_mode(self, is_mirror: bool) -> None:
         self._bridge.set_mode(is_mirror)
@@ -237,7 +254,23 @@ class OpenDatabase:
 
     def is_live(self, id_key: bytes) -> bool:
         entry = self.find(id_key)
-        return entry is not None and entry.is_live
+        return entry is not None and entry.is_live and not self._is_hidden(entry)
+
+    def _is_hidden(self, entry: Entry) -> bool:
+        scoping = self.replica.scoping
+        return scoping.is_hiding and scoping.is_hidden(entry)
+
+    def is_doubtful(self, id_key: bytes) -> bool:
+        """Outside of the scope nobody tells us of newer revisions: what is held here may be old. Not what is owed."""
+        with self.lock:
+            entry = self.store.find(id_key)
+            is_pending = entry is not None and self.replica.is_pending(entry)
+            return self.replica.scoping.is_outside(id_key) and not is_pending
+
+    def count(self) -> int:
+        """Live records that the index knows."""
+        with self.lock:
+            return self.store.counters.records - self.replica.scoping.count_hidden()
 
     def read(self, id_key: bytes) -> tuple[Leaf, bytes | None] | None:
         """The winner here and its packed body; body None: not held, or a tombstone. None: the id is not known."""
@@ -262,9 +295,13 @@ class OpenDatabase:
         """The newest revision of a record that is not held fresh: from a mirror, else the stale one held here."""
         with self.lock:
             entry = self.store.find(id_key)
-            if entry is not None and entry.winner.deleted:
+            is_outside = self.replica.scoping.is_outside(id_key)
+            if is_outside and entry is not None and self.replica.scoping.is_hidden(entry):
+                entry = None
+            if entry is not None and entry.winner.deleted and not is_outside:
                 raise RecordNotFound(f"record {id!r} was deleted", id=id)
-            if entry is None and self.replica.is_index_complete and not (confirm and self.replica.has_live_mirror):
+            is_known_absent = entry is None and not is_outside and self.replica.is_index_complete
+            if is_known_absent and not (confirm and self.replica.has_live_mirror):
                 raise RecordNotFound(f"no record {id!r} exists", id=id)
             reason = "no mirror is connected"
             if self.replica.has_live_mirror and timeout_s > 0:
@@ -275,7 +312,8 @@ class OpenDatabase:
             else:
                 fetch = None
             found = self.store.read(id_key)
-            if found is not None and found[1] is not None:
+            is_sure = not is_outside or (fetch is not None and fetch.outcome is Outcome.FOUND)
+            if found is not None and found[1] is not None and (is_sure or allow_stale):
                 return found[0].leaves[0], found[1]
             if fetch is not None and fetch.row is not None and fetch.row.bodies[0] is not None:
                 # The index has moved on since, but this is at least as new as what it said when the read began.
@@ -287,6 +325,8 @@ class OpenDatabase:
                 if body is not None:
                     return found[0].stale, body
         known = "exists, but is not held here" if entry is not None else "is not known to an index that is not complete"
+        if is_outside:
+            known = "is outside of the index scope"
         raise RecordUnavailable(f"record {id!r} {known}: {reason}", id=id)
 
     def _fetch(self, id_key: bytes, timeout_s: float, confirm: bool) -> Fetch:
@@ -339,20 +379,34 @@ class OpenDatabase:
             return self.store.read_superseded(id_key, is_base)
 
     def entries(self, low: bytes, high: bytes | None, limit: int) -> list[Entry]:
+        """The first `limit` live ones that are not hidden; fewer: these were the last."""
         with self.lock:
-            return self.store.entries(low, high, live_only=True, limit=limit)
+            entries = self.store.entries(low, high, live_only=True, limit=limit)
+            if not self.replica.scoping.is_hiding:
+                return entries
+            shown: list[Entry] = []
+            while entries:
+                shown += [entry for entry in entries if not self.replica.scoping.is_hidden(entry)]
+                if len(shown) >= limit or len(entries) < limit:
+                    break
+                entries = self.store.entries(entries[-1].id_key + b"\0", high, live_only=True, limit=limit)
+            return shown[:limit]
 
     def doc_info(self, id_key: bytes, id: Hashable) -> DocInfo:
         with self.lock:
             entry = self.store.find(id_key)
             as_of = self.replica.as_of
-            if entry is None:
-                return DocInfo(id=id, state="absent" if self.replica.is_index_complete else "unknown", as_of=as_of)
+            is_outside = self.replica.scoping.is_outside(id_key)
+            if entry is None or (is_outside and self.replica.scoping.is_hidden(entry)):
+                is_absent = self.replica.is_index_complete and not is_outside
+                return DocInfo(id=id, state="absent" if is_absent else "unknown", as_of=as_of)
             winner = entry.winner
             held = winner if entry.is_fresh and not winner.deleted else entry.stale
             state: State
             if self.replica.is_pending(entry):
                 state = "pending"
+            elif is_outside:
+                state = "unknown"
             elif winner.deleted:
                 state = "deleted"
             elif entry.is_fresh:
@@ -418,10 +472,14 @@ class OpenDatabase:
         self._after_write()
         return is_known
 
-    def wait_sync(self, timeout_s: float | None) -> bool:
+    def wait_sync(self, timeout_s: float | None, level: Level) -> bool:
         with self.lock:
             replica = self.replica
-            if replica.is_mirror and not replica.knows_mirrors:
+            if level == "mirrors" and replica.node.acks == 1:
+                raise OptionInvalid(
+                    "waitsync(level='mirrors') needs a number: open the database with acks=2 or more (it is remembered)"
+                )
+            if replica.is_mirror and not replica.knows_mirrors and level != "mirrors":
                 return True
             if timeout_s is None and not replica.knows_mirrors:
                 raise OptionInvalid(
@@ -429,8 +487,9 @@ class OpenDatabase:
                 )
             target = self.store.head_seq
             self.workers.sync_now()
-            self.workers.wait(lambda: replica.is_delivered(target) or self._is_closed, timeout_s)
-            return replica.is_delivered(target) and not any(seq <= target for seq in replica.rejections())
+            self.workers.wait(lambda: replica.is_reached(target, level) or self._is_closed, timeout_s)
+            is_refused = level != "sent" and any(seq <= target for seq in replica.rejections())
+            return replica.is_reached(target, level) and not is_refused
 
     # Looking inside
 

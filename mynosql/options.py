@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 
 from mynosql.errors import OptionInvalid
+from mynosql.scope import check_scope
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}")
 """A database's name is also its folder's name, on every system."""
 
 DURABILITIES = ("batch", "each")
+ACKS_MAX = 16
+"""Mirrors that may be asked to hold a record: more than anybody runs, and a bound for what travels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,11 @@ class OpenOptions:
     each: a save returns once it is fsynced."""
     fsync_interval_s: float = 0.1
     """The longest time a save waits for its fsync under "batch" while no other node listens; more spares SD cards."""
+    acks: int | None = None
+    """How many other mirrors must have a change on disk before it counts as delivered, 1 to 16; until then it is
+    pending here. Remembered; None: as it was, 1 for a new database."""
+    scope: tuple[str, ...] | None = None
+    """Id prefixes that a peer's index is limited to, as for setindexscope; None: as it was, everything at first."""
     memtable_bytes_max: int = 8 << 20
     """Saves collected in memory and in the journal before they are sealed into compressed blocks."""
     cache_bytes_max: int = 32 << 20
@@ -51,6 +59,9 @@ class OpenOptions:
             raise OptionInvalid(f"durability {self.durability!r}: expected 'batch' or 'each'")
         if not 0 <= self.fsync_interval_s <= 3600:
             raise OptionInvalid(f"fsync_interval_s {self.fsync_interval_s!r}: expected seconds from 0 to 3600")
+        if self.acks is not None and (type(self.acks) is not int or not 1 <= self.acks <= ACKS_MAX):
+            raise OptionInvalid(f"acks {self.acks!r}: expected a number of mirrors from 1 to {ACKS_MAX}")
+        check_scope(self.scope)
         if self.memtable_bytes_max < 1 << 16 or self.cache_bytes_max < 0:
             raise OptionInvalid("memtable_bytes_max must be at least 65536 and cache_bytes_max not negative")
 

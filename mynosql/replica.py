@@ -15,23 +15,29 @@ from dataclasses import dataclass
 from mynosql.address import Address
 from mynosql.clock import HybridClock
 from mynosql.errors import MyNoSQLError, PeerError, StorageError
-from mynosql.idkey import id_hash, prefix_range
+from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
 from mynosql.revision import entry_digest
 from mynosql.row import Entry, Row, Version
+from mynosql.scope import Scope, covers, is_within
+from mynosql.scoping import Scoping
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync.memory import Rejected
 from mynosql.sync.messages import Message
 from mynosql.sync.node import Node, NodeConfig, Wanted
-from mynosql.views import SyncStatus
+from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
 """The index id: 16 random bytes, minted when the index is made, restored or moved."""
 MODE_NOTE = "mode"
+ACKS_NOTE = "acks"
+"""How many other mirrors must have a change before it counts as delivered (decimal); none: one."""
 COMPLETE_NOTE = "complete"
 """Wall clock (ms, decimal) at which the index was last known complete; written when it first is, and at close."""
 
+SCOPED_SLICES_MAX = 4
+"""Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -71,8 +77,10 @@ class Replica:
     """One database of one node: its records, its conversations, and what they owe each other."""
 
     def __init__(
-        self, store: Store, *, name: str, node: int, is_moved: bool, is_mirror: bool | None, world: World
+        self, store: Store, *, name: str, node: int, is_moved: bool, is_mirror: bool | None, world: World,
+        acks: int | None = None,
     ) -> None:
+        """is_mirror, acks: as remembered when None. acks: see options.OpenOptions."""
         self.store = store
         self._world = world
         self.last_error: str | None = None
@@ -83,6 +91,8 @@ class Replica:
             notes[INDEX_NOTE] = world.mint(16)
         if is_mirror is not None and store.note(MODE_NOTE) != _mode_note(is_mirror):
             notes[MODE_NOTE] = _mode_note(is_mirror)
+        if acks is not None and store.note(ACKS_NOTE) != b"%d" % acks:
+            notes[ACKS_NOTE] = b"%d" % acks
         if notes:
             self._write_durably(notes)
         self.ledger = Ledger(store, node=node, clock=HybridClock.resumed(store.hlc_max, world.wall_ms()))
@@ -97,9 +107,14 @@ class Replica:
         self.node = Node(
             NodeConfig(
                 database=name, node=node, index_id=store.note(INDEX_NOTE), nonce=int.from_bytes(world.mint(8), "big"),
-                is_mirror=store.note(MODE_NOTE) == _mode_note(True),
+                is_mirror=store.note(MODE_NOTE) == _mode_note(True), acks=int(store.note(ACKS_NOTE) or b"1"),
             ),
             notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng,
+        )
+
+        self.scoping = Scoping(
+            store, lambda: self.node.scope, self.is_pending,
+            lambda key, value: self._set_note(fx.SetNote(key=key, value=value)),
         )
 
     def _write_durably(self, notes: Mapping[str, bytes]) -> None:
@@ -152,8 +167,21 @@ class Replica:
     def remove_address(self, address: Address, now: float) -> None:
         self._perform(self.node.remove_address(address, now), now)
 
+    def set_scope(self, scope: Scope | None, now: float) -> None:
+        """The index of this peer takes in that much from here on; remembered. A wider one is not complete at first."""
+        self._on_scope(scope)
+        self._perform(self.node.set_scope(scope, now), now)
+
+    def _on_scope(self, scope: Scope | None) -> None:
+        if not covers(self.node.scope, scope) and self._as_of_ms is not None:
+            self._as_of_ms = None
+            self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=b""))
+        self.scoping.change(scope)
+
     def set_mode(self, is_mirror: bool, now: float) -> None:
         """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed."""
+        if is_mirror:
+            self._on_scope(None)
         self._perform(self.node.set_mode(is_mirror, now), now)
         # Last: a power cut between the two must not leave a peer that does not know what it owes.
         self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
@@ -196,19 +224,24 @@ class Replica:
             self.node.cancel_fetch(fetch.request)
 
     def is_pending(self, entry: Entry) -> bool:
-        """This change was made here and no mirror has confirmed it."""
+        """This change was made here and too few mirrors have confirmed it."""
         if not self.knows_mirrors and self.is_mirror:
             return False
         return self.node.is_owed(entry.seq, entry.owed)
 
-    def is_delivered(self, seq: int) -> bool:
-        """A mirror (another one, for a mirror) has all our changes up to seq on its disk."""
+    def is_reached(self, seq: int, level: Level) -> bool:
+        """All our changes up to seq are where that level wants them; MyNoSQL.waitsync says what each means."""
+        node = self.node
         if self.is_mirror:
-            return self.node.confirmed_seq >= seq
-        return self.node.delivered_seq >= seq or self.store.counters.pending == 0
+            return node.confirmed_by(node.acks if level == "mirrors" else 1) >= seq
+        if self.store.counters.pending == 0:
+            return True
+        if level == "sent" and node.sent_seq >= seq and not self._outgoing:
+            return True
+        return (node.delivered_seq if level == "mirrors" else node.acked_seq) >= seq
 
     def pending_rows(self) -> list[Row]:
-        """The changes that no mirror has confirmed, in feed order, without bodies."""
+        """The changes that too few mirrors have confirmed, in feed order, without bodies."""
         if self.is_mirror and not self.knows_mirrors:
             return []
         rows: list[Row] = []
@@ -247,12 +280,14 @@ class Replica:
     def sync_status(self, endpoint: str | None) -> SyncStatus:
         """Everything at a glance."""
         counters = self.store.counters
+        hidden = self.scoping.count_hidden()
         status = self.node.status()
         return SyncStatus(
             mode="Mirror" if self.is_mirror else "Peer", node=f"{self.ledger.node:016x}", endpoint=endpoint,
             mirror=status.mirror.url if status.mirror is not None else None, connected=status.connected,
             mirrors=tuple(address.url for address in status.mirrors), filling=status.is_filling,
-            records=counters.records, held=counters.held, stale=counters.stale, missing=counters.missing,
+            records=counters.records - hidden, held=counters.held, stale=counters.stale,
+            missing=counters.missing - hidden,
             pending=0 if self.is_mirror and not self.knows_mirrors else counters.pending,
             conflicts=counters.conflicts, rejected=len(self.rejections()), behind=status.behind, as_of=self.as_of,
             bytes_sent=self.bytes_sent, bytes_received=self.bytes_received, last_error=self.last_error,
@@ -377,21 +412,19 @@ class Replica:
         return [effect for id_key in replaced for effect in self.node.settle_rejected(id_key, now)]
 
     def _read_feed(self, effect: fx.ReadFeed) -> fx.Feed:
-        low, high = b"", None
-        if len(effect.prefixes) == 1:
-            low, high = prefix_range(effect.prefixes[0])
-        piece = self.store.feed(
-            effect.after, until_seq=effect.until, bytes_max=effect.bytes_max, bodies=effect.body_bytes_max > 0,
-            body_bytes_max=effect.body_bytes_max, owed_only=effect.owed_only, low=low, high=high,
-        )
-        rows = piece.rows
-        if len(effect.prefixes) > 1:
-            ranges = [prefix_range(prefix) for prefix in effect.prefixes]
-            rows = tuple(
-                row for row in rows
-                if any(low <= row.id_key and (high is None or row.id_key < high) for low, high in ranges)
+        """With prefixes a few slices are looked through, not all at once: nobody else is served meanwhile."""
+        after, slices = effect.after, SCOPED_SLICES_MAX if effect.prefixes else 1
+        while True:
+            piece = self.store.feed(
+                after, until_seq=effect.until, bytes_max=effect.bytes_max, bodies=effect.body_bytes_max > 0,
+                body_bytes_max=effect.body_bytes_max, owed_only=effect.owed_only,
             )
-        return fx.Feed(rows=rows, last=piece.last_seq, more=piece.more)
+            rows = piece.rows
+            if effect.prefixes:
+                rows = tuple(row for row in rows if is_within(effect.prefixes, row.id_key))
+            after, slices = piece.last_seq, slices - 1
+            if rows or not piece.more or not slices:
+                return fx.Feed(rows=rows, last=piece.last_seq, more=piece.more)
 
     def _read_bodies(self, effect: fx.ReadBodies) -> fx.Held:
         rows: list[fx.HeldRow | None] = []

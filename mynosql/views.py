@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 State = Literal["fresh", "stale", "remote", "pending", "deleted", "absent", "unknown"]
+Level = Literal["sent", "mirror", "mirrors"]
+"""What waitsync waits for; its docstring says what each means."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +18,9 @@ class DocInfo:
     id: Hashable
     state: State
     """fresh: held, the newest revision known. stale: held, but a newer revision is known. remote: exists, not held.
-    pending: written here, no mirror has confirmed it yet. deleted. absent: a complete index does not name it.
-    unknown: this index cannot tell (never complete)."""
+    pending: written here, too few mirrors (OpenOptions.acks) have confirmed it yet. deleted.
+    absent: a complete index does not name it. unknown: this index cannot tell (never complete, or outside of its
+    scope; rev and held_rev then say what is held here)."""
     rev: str | None = None
     """The winning revision known here, the tombstone's for a deleted record; None for absent and unknown."""
     held_rev: str | None = None
@@ -95,7 +98,7 @@ class SyncStatus:
     missing: int
     """Live records of which the newest known revision is not held here."""
     pending: int
-    """Changes written here that no mirror has confirmed."""
+    """Changes written here that too few mirrors (OpenOptions.acks) have confirmed."""
     conflicts: int
     """Records with concurrent revisions."""
     rejected: int

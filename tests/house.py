@@ -19,11 +19,11 @@ FLOORS = {
     **dict.fromkeys(
         (
             "address", "batch", "clock", "codec", "collector", "columns", "errors", "fields", "idkey", "options",
-            "record", "registry", "revision", "row", "scalars", "turns", "views",
+            "record", "registry", "revision", "row", "scalars", "scope", "turns", "views",
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
-    **dict.fromkeys(("ledger", "replica"), 2),
+    **dict.fromkeys(("ledger", "replica", "scoping"), 2),
     "net": 3,
     **dict.fromkeys(
         ("bridge", "control", "database", "feed", "merging", "opened", "parallel", "rejecting", "workers"), 4

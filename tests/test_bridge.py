@@ -105,6 +105,13 @@ def test_a_refused_conversation_is_shown(db: Any) -> None:
     assert db.syncstatus().last_error == "PeerRefused: another secret"
 
 
+def test_a_refusal_is_logged_once_and_not_with_every_attempt(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    link = fx.Link.dial(parse_address("http://127.0.0.1:9"))
+    for text in ("another secret", "another secret", "no secret", "another secret"):
+        bridge_of(db).on_refused(link, PeerRefused(text))
+    assert [record.message for record in caplog.records] == ["another secret", "no secret", "another secret"]
+
+
 def test_bytes_that_are_no_message_go_to_the_replica_as_garbage(db: Any) -> None:
     bridge = bridge_of(db)
     garbage: list[Any] = []

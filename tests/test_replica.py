@@ -16,6 +16,7 @@ from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.memory import Rejected
+from mynosql.views import Level
 from tests.sim.memory_files import MemoryFiles
 from tests.sim.memory_index import MemoryIndex
 from tests.store.making import NODE, key, open_memory, remote_row, reopen_killed, row_of, sync
@@ -78,9 +79,11 @@ class Made:
         self.minted += 1
         return self.minted.to_bytes(size, "big")
 
-    def open(self, store: Store, *, is_moved: bool = False, is_mirror: bool | None = None) -> Replica:
+    def open(
+        self, store: Store, *, is_moved: bool = False, is_mirror: bool | None = None, acks: int | None = None,
+    ) -> Replica:
         world = World(wall_ms=lambda: 5_000_000, mint=self.mint, renew_node=lambda: 99, rng=random.Random(1))
-        return Replica(store, name="Test", node=NODE, is_moved=is_moved, is_mirror=is_mirror, world=world)
+        return Replica(store, name="Test", node=NODE, is_moved=is_moved, is_mirror=is_mirror, world=world, acks=acks)
 
     def perform(self, *effects: fx.Effect) -> None:
         """The node asks for these."""
@@ -304,6 +307,39 @@ def test_the_mode_is_remembered_and_an_option_overrides_it() -> None:
     assert made.store.note(MODE_NOTE) == b"mirror"
     assert made.open(reopen_killed(made.files, made.index)).is_mirror
     assert not made.open(reopen_killed(made.files, made.index), is_mirror=False).is_mirror
+
+
+def test_acks_are_remembered_and_an_option_overrides_them() -> None:
+    store = Made(acks=3).store
+    assert Made().open(store).node.acks == 3
+    assert Made().open(store, acks=2).node.acks == 2
+    assert Made().open(store).node.acks == 2
+    assert Made().open(Made().store).node.acks == 1
+
+
+def test_each_level_asks_for_more(made: Made) -> None:
+    made.store.put([row_of("a", 1)._replace(owed=True)])
+    node: Any = made.node
+    node.acked_seq = node.delivered_seq = node.sent_seq = 0
+
+    def reached() -> list[str]:
+        levels: tuple[Level, ...] = ("sent", "mirror", "mirrors")
+        return [level for level in levels if made.replica.is_reached(1, level)]
+
+    assert reached() == []
+    node.sent_seq = 1
+    made.perform(apply(row_of("b", 1)), fx.Send(link=LINK, message=ACK))
+    assert reached() == [], "it waits for its fsync"
+    sync(made.store)
+    made.taken()
+    assert reached() == ["sent"]
+    node.acked_seq = 1
+    assert reached() == ["sent", "mirror"]
+    node.delivered_seq = 1
+    assert reached() == ["sent", "mirror", "mirrors"]
+    node.acked_seq = node.delivered_seq = node.sent_seq = 0
+    made.store.put([], notes={"delivered": b"1"})
+    assert reached() == ["sent", "mirror", "mirrors"], "nothing is owed"
 
 
 def test_the_first_complete_index_is_remembered_at_once(made: Made) -> None:

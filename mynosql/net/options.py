@@ -29,8 +29,9 @@ class NetOptions:
     send_messages_max: int = 4096
     """Messages that wait for one other node (SNDHWM). The sessions keep a credit in bytes far below it: whoever lets
     this fill up reads no more, and the link is given up."""
-    publish_messages_max: int = 1000
-    """Publications that wait for one subscriber; it misses those beyond and asks for them by their numbers."""
+    publish_messages_max: int = 256
+    """Publications that wait for one subscriber; it misses those beyond and asks for them by their numbers. Each has up
+    to 256 KiB, so that one that hangs costs 64 MiB at most, and all of them together hardly more (they share them)."""
     control_bytes_max: int = 300 << 20
     """One request or answer of a local command: one record (256 MiB) and some room."""
     linger_s: float = 0.3
@@ -41,6 +42,12 @@ class NetOptions:
     """The pause after the first failed attempt or a lost link; doubled up to retry_s_max, less up to half."""
     retry_s_max: float = 5.0
     """A mirror that comes back is found within this, and a thousand peers ask it 200 times a second."""
+    retry_s_unreached: float = 0.25
+    """While nobody was reached at all the pause is not longer than this, or than retry_share of the time that it has
+    lasted: a link that was away for half a minute is used half a second after it is back."""
+    retry_share: float = 1 / 60
+    knock_s: float = 0.4
+    """While a connection request hangs, another is sent this often: the kernel repeats a lost one after 1, 3, 7 s."""
     steady_s: float = 5.0
     """A link that was up this long starts again with the shortest pause."""
     heartbeat_s: float = 5.0

@@ -2,7 +2,9 @@
 
 A connection lives in attempts: resolve the host, connect a fresh socket, watch its monitor, and after every failure or
 end a pause that grows and is never the same (jitter). A fresh socket each time: nothing queued for the old connection
-can arrive on the new one. States and their order: docs/PROTOCOL.md, "Opening". Driven by the reactor and by io.py.
+can arrive on the new one. While nobody is reached the pauses stay a small share of the time that it lasts, and a
+connection request that hangs is helped by knocks (knocking.py). States and their order: docs/PROTOCOL.md, "Opening".
+Driven by the reactor and by io.py.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import zmq
 from mynosql.address import Address
 from mynosql.errors import PeerRefused
 from mynosql.net import opening
+from mynosql.net.knocking import Answer, Knocks
 from mynosql.net.options import Counters, NetOptions
 from mynosql.net.reactor import Reactor, Timer
 from mynosql.net.resolve import Resolver
@@ -77,9 +80,12 @@ class Connection(ABC):
         self._socket: Socket | None = None
         self._monitor: Socket | None = None
         self._timer: Timer | None = None
+        self._knocks: Knocks | None = None
         self._literals: tuple[str, ...] = ()
         self._pause_s = 0.0
         self._ready_at: float | None = None
+        self._lost_at = time.monotonic()
+        """Since when the connection has been of no use."""
         self._silent_ends = 0
         self._attempt = 0
         self._begin()
@@ -124,6 +130,9 @@ class Connection(ABC):
 
     def _connect(self) -> None:
         literal, self._literals = self._literals[0], self._literals[1:]
+        self._dial(literal)
+
+    def _dial(self, literal: str) -> None:
         world = self._world
         try:
             socket = self._make_socket()
@@ -143,12 +152,28 @@ class Connection(ABC):
             socket.connect(Address(literal, self._address.port).tcp_url)
         except zmq.ZMQError as error:
             self._end(f"{self._address} cannot be dialled: {error}")
+            return
+        self._knocks = Knocks(
+            world.reactor, literal, self._address.port, every_s=world.options.knock_s,
+            on_answer=lambda answer: self._on_answer(literal, answer),
+        )
+
+    def _on_answer(self, literal: str, answer: Answer) -> None:
+        """A knock was answered while our own request hangs: it was lost."""
+        if answer is Answer.REFUSED:
+            self._end(f"nothing answers at {self._address}")
+        else:
+            self._drop_socket(0)
+            self._dial(literal)
 
     def _on_signal(self) -> None:
         while self._monitor is not None:
             signal = read_signal(self._monitor)
             if signal is None:
                 return
+            if signal is Signal.CONNECTED:
+                self._end_knocks()
+                continue
             if signal is Signal.READY:
                 self._on_connected()
                 continue
@@ -202,18 +227,24 @@ class Connection(ABC):
 
     def _end(self, reason: str, refusal: PeerRefused | None = None) -> None:
         """This attempt is over and the next one arranged."""
-        options = self._world.options
+        options, now = self._world.options, time.monotonic()
         self._attempt += 1
         self._drop_socket(0)
-        if self._ready_at is not None and time.monotonic() - self._ready_at >= options.steady_s:
-            self._pause_s = 0.0
+        pause_s_max = options.retry_s_max
         if self._ready_at is not None:
+            if now - self._ready_at >= options.steady_s:
+                self._pause_s = 0.0
             self._literals = ()
+            self._lost_at = now
+        elif refusal is None or self._silent_ends >= SILENT_ENDS_UNTIL_REFUSED:
+            # A tunnel or balancer whose other end is away breaks connections off just as another secret does.
+            share_s = options.retry_share * (now - self._lost_at)
+            pause_s_max = min(pause_s_max, max(options.retry_s_min, options.retry_s_unreached, share_s))
         self._ready_at = None
         if self._literals:
             self._set_timer(0.0, self._begin)
         else:
-            self._pause_s = min(max(2 * self._pause_s, options.retry_s_min), options.retry_s_max)
+            self._pause_s = min(max(2 * self._pause_s, options.retry_s_min), pause_s_max)
             self._set_timer(self._pause_s * self._world.random.uniform(0.5, 1.0), self._begin)
         self._on_ended(reason, refusal)
 
@@ -224,12 +255,18 @@ class Connection(ABC):
         self._drop_socket(None)
 
     def _drop_socket(self, linger_ms: int | None) -> None:
+        self._end_knocks()
         socket, monitor = self._socket, self._monitor
         self._socket = self._monitor = None
         if socket is not None and monitor is not None:
             self._world.reactor.remove(monitor)
             self._world.reactor.remove(socket)
             close_dialling(socket, monitor, linger_ms)
+
+    def _end_knocks(self) -> None:
+        if self._knocks is not None:
+            self._knocks.close()
+            self._knocks = None
 
     def _set_timer(self, delay_s: float, function: Callable[[], None]) -> None:
         self._cancel_timer()

@@ -74,7 +74,8 @@ class Reactor:
         self._bell = Bell()
         self._poller = zmq.Poller()
         self._poller.register(self._bell.fileno(), zmq.POLLIN)
-        self._readers: dict[Socket, Callable[[], None]] = {}
+        self._readers: dict[Socket | int, Callable[[], None]] = {}
+        """Sockets of ours, and the file descriptors of raw ones that are connecting."""
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
         self._posted: deque[Callable[[], None]] = deque()
@@ -110,6 +111,16 @@ class Reactor:
         """The socket is not polled any more; to be called before it is closed."""
         if self._readers.pop(socket, None) is not None:
             self._poller.unregister(socket)
+
+    def add_connecting(self, descriptor: int, on_over: Callable[[], None]) -> None:
+        """on_over is called when the raw socket of that file descriptor is connected, or will never be."""
+        self._readers[descriptor] = on_over
+        self._poller.register(descriptor, zmq.POLLOUT | zmq.POLLERR)
+
+    def remove_connecting(self, descriptor: int) -> None:
+        """The raw socket is not polled any more; to be called before it is closed."""
+        if self._readers.pop(descriptor, None) is not None:
+            self._poller.unregister(descriptor)
 
     def call_at(self, due: float, function: Callable[[], None]) -> Timer:
         """function is called once at that time (time.monotonic()), unless the timer is cancelled before."""

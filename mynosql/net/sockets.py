@@ -37,8 +37,8 @@ Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
 WATCHED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+    zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 )
 
 _monitor_numbers = itertools.count(1)
@@ -47,6 +47,8 @@ _monitor_numbers = itertools.count(1)
 class Signal(Enum):
     """What a monitor says of the one connection of a dialling socket."""
 
+    CONNECTED = "connected"
+    """A TCP connection came about; the handshake follows."""
     READY = "ready"
     """The ZMTP (and CURVE) handshake succeeded."""
     UNREACHABLE = "unreachable"
@@ -215,6 +217,8 @@ def read_signal(monitor: Socket) -> Signal | None:
     except zmq.Again:
         return None
     event, value = struct.unpack("=hi", head)
+    if event == zmq.EVENT_CONNECTED:
+        return Signal.CONNECTED
     if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
         return Signal.READY
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:

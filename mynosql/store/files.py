@@ -110,6 +110,15 @@ def raise_mapped(error: OSError, path: str, doing: str) -> NoReturn:
     ) from error
 
 
+def _raise_unflushed(error: OSError, path: str, doing: str) -> NoReturn:
+    """A failed flush is never "no space, try again": the kernel may have dropped what it could not write, and the next
+    flush would report it as written."""
+    raise StorageFailed(
+        f"{path}: cannot {doing}: {error.strerror or error}; what was written last may be lost: check the disk, then "
+        "open the database again"
+    ) from error
+
+
 def _raise_unreadable(error: OSError, path: str, offset: int | None) -> NoReturn:
     if isinstance(error, FileNotFoundError):
         raise StorageCorrupt(path, offset, "the file is missing; restore it from a backup or another node") from error
@@ -207,7 +216,7 @@ class DiskAppendFile:
         try:
             _sync_data(self._fd)
         except OSError as error:
-            raise_mapped(error, self._path, "flush to disk")
+            _raise_unflushed(error, self._path, "flush to disk")
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -330,13 +339,15 @@ class DiskFiles:
                 rest = memoryview(data)
                 while rest:
                     rest = rest[os.write(fd, rest):]
-                os.fsync(fd)
+                _sync_all(fd, path, "replace")
             finally:
                 os.close(fd)
             os.replace(tmp, path)
-        except OSError as error:
+        except (OSError, StorageFailed) as error:
             with contextlib.suppress(OSError):
                 os.unlink(tmp)
+            if isinstance(error, StorageFailed):
+                raise
             raise_mapped(error, path, "replace")
         self._read_files.pop(name, None)
         self.sync_folder()
@@ -347,7 +358,7 @@ class DiskFiles:
         try:
             fd = os.open(self._folder, os.O_RDONLY)
             try:
-                os.fsync(fd)
+                _sync_all(fd, self._folder, "flush the folder")
             finally:
                 os.close(fd)
         except OSError as error:
@@ -361,7 +372,7 @@ class DiskFiles:
             _raise_unreadable(error, path, None)
         try:
             os.ftruncate(fd, size)
-            os.fsync(fd)
+            _sync_all(fd, path, "truncate")
         except OSError as error:
             raise_mapped(error, path, "truncate")
         finally:
@@ -383,6 +394,13 @@ class DiskFiles:
 
     def close(self) -> None:
         self._read_files.clear()
+
+
+def _sync_all(fd: int, path: str, doing: str) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        _raise_unflushed(error, path, doing)
 
 
 def _sync_data(fd: int) -> None:

@@ -190,6 +190,11 @@ def _check_format(folder: str) -> None:
 
 
 def _make(folder: str) -> None:
+    """The folder is there and may be written in; durably before anything is in it, or a cut would take all of it."""
+    missing = folder
+    is_new = not os.path.exists(os.path.join(folder, FORMAT_NAME))
+    while not os.path.lexists(os.path.dirname(missing)):
+        missing = os.path.dirname(missing)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -202,6 +207,16 @@ def _make(folder: str) -> None:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise StorageFailed(f"{folder}: no permission to write in this folder; choose another location (setdblocation "
                             "or MYNOSQL_HOME) or ask its owner for write rights")
+    if is_new:
+        _sync_names(folder, os.path.dirname(missing))
+
+
+def _sync_names(folder: str, highest: str) -> None:
+    """Fsync the folders that hold the names of `folder` and of what is above it, up to `highest`, where we may."""
+    while folder != highest:
+        folder = os.path.dirname(folder)
+        if os.access(folder, os.R_OK):
+            DiskFiles(folder).sync_folder()
 
 
 def _take_lock(folder: str, program: str) -> int:

@@ -97,10 +97,11 @@ def _drop_unfinished_shards(files: Files, sealed: Sealed, scanned: tuple[int, in
         end = max(block.offset + block.head_bytes + block.body_bytes for block in blocks if block.shard == last)
     last, end = max((last, end), scanned)
     numbers = {number: name for name in files.list() if (number := parse_shard_name(name)) is not None}
-    unknown = [
-        name for number, name in numbers.items()
-        if number > last or (number == last and files.size(name) > max(end, FILE_HEADER.size))
+    unfinished = [
+        name for number, name in numbers.items() if number > last or (number == last and files.size(name) > end)
     ]
+    # No record is in a header, whole or torn; appending behind a torn one would make the shard unreadable.
+    unknown = [name for name in unfinished if files.size(name) > FILE_HEADER.size]
     journals = [number for name in files.list() if (number := parse_journal_name(name)) is not None]
     sealed_number = sealed.index.journal_sealed
     has_journal = any(number > sealed_number for number in journals) and (sealed_number >= 0 or 0 in journals)
@@ -110,7 +111,7 @@ def _drop_unfinished_shards(files: Files, sealed: Sealed, scanned: tuple[int, in
             f"it does not know the records in {', '.join(unknown)}: it was lost or is an old "
             "copy; open the database again with the file away, and it is made anew",
         )
-    for name in unknown:
+    for name in unfinished:
         if name == shard_name(last) and end:
             files.truncate(name, end)
         else:

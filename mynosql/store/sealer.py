@@ -145,9 +145,9 @@ class Sealer:
     def finish_seal(self, job: SealJob, error: BaseException | None) -> None:
         self._seal = None
         if job.outcome is None:
-            self._give_space_back(job)
             if isinstance(error, StorageFull):
                 self.full = error
+                self._give_space_back(job)
             elif error is not None:
                 self.fail(error)
             return

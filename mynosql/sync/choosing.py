@@ -38,6 +38,12 @@ class Strategy(Protocol):
 
     def on_lost(self, dialled: Dialled, loss: Loss) -> None: ...
 
+    def is_failing(self, address: Address) -> bool:
+        """The last attempt there failed."""
+
+    def prefer(self, address: Address) -> None:
+        """The mirror at that address was measured to be the better one."""
+
 
 class Failures:
     """Which addresses failed, and until when they are left alone."""
@@ -45,19 +51,25 @@ class Failures:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._tries: dict[Address, int] = {}
+        self._since: dict[Address, float] = {}
         self._until: dict[Address, float] = {}
 
     def add(self, address: Address, loss: Loss) -> None:
         hub, options = self._hub, self._hub.options
         self._tries[address] = self._tries.get(address, 0) + 1
+        since = self._since.setdefault(address, hub.now)
         if loss is Loss.REFUSED:
             wait_s = hub.jitter(options.refused_retry_s)
-        else:
+        elif loss is Loss.BYE:
             wait_s = hub.backoff(self._tries[address], options.retry_s, options.retry_s_max)
+        else:
+            longest_s = min(options.retry_s_max, max(options.retry_s, options.retry_share * (hub.now - since)))
+            wait_s = hub.backoff(self._tries[address], options.retry_s, longest_s)
         self._until[address] = hub.now + wait_s
 
     def clear(self, address: Address) -> None:
         self._tries.pop(address, None)
+        self._since.pop(address, None)
         self._until.pop(address, None)
 
     def has(self, address: Address) -> bool:
@@ -78,6 +90,8 @@ class Chooser:
         self._probing: Dialled | None = None
         self._failures = Failures(hub)
         self._probe_turn = 0
+        self._preferred: Address | None = None
+        """Measured to be better than the one that was followed then."""
 
     @property
     def is_hopeful(self) -> bool:
@@ -92,6 +106,23 @@ class Chooser:
         for key in ("seek", "try", "probe"):
             self._hub.timers.cancel(key)
         self.followed = self._trying = self._probing = None
+        self._hub.surveyor.stop()
+
+    def is_failing(self, address: Address) -> bool:
+        return self._failures.has(address)
+
+    def prefer(self, address: Address) -> None:
+        """It is the first choice from here on, and tried at once."""
+        self._preferred = address
+        if self._probing is None:
+            self._probe()
+
+    def _candidates(self) -> list[Address]:
+        """Best first: full before filling, what was measured to be better, much slower ones last, else as known."""
+        members, surveyor = self._hub.members, self._hub.surveyor
+        return sorted(members.candidates(), key=lambda address: (
+            members.is_filling_at(address), address != self._preferred, surveyor.is_slow(address),
+        ))
 
     def on_given(self, address: Address) -> None:
         self._failures.clear(address)
@@ -110,6 +141,7 @@ class Chooser:
                 self._hub.timers.set("try", self._hub.now + self._hub.options.connect_s_max, self._on_try_over)
         self._seek()
         self._plan_probe()
+        self._hub.surveyor.plan()
 
     def _drop(self, dialled: Dialled) -> None:
         if dialled is self.followed:
@@ -119,6 +151,7 @@ class Chooser:
         if dialled is self._probing:
             self._probing = None
         self._failures.clear(dialled.address)
+        self._hub.surveyor.on_lost(dialled)
         self._hub.dials.close(dialled)
 
     # Looking for a mirror
@@ -128,7 +161,7 @@ class Chooser:
         hub = self._hub
         if self.followed is not None or self._trying is not None or not hub.is_running:
             return
-        candidates = hub.members.candidates()
+        candidates = self._candidates()
         ready = [address for address in candidates if self._failures.until(address) <= hub.now]
         if ready:
             self._try(ready[0], len(candidates))
@@ -157,6 +190,7 @@ class Chooser:
         """It did not work: the next one; the only one is dialled on, unless it refused."""
         hub = self._hub
         self._failures.add(dialled.address, loss)
+        hub.surveyor.forget(dialled.address)
         is_only = hub.members.candidates() == [dialled.address]
         if is_only and loss is Loss.DOWN:
             return  # the network keeps dialling by itself
@@ -179,15 +213,20 @@ class Chooser:
         elif dialled is self.followed:  # it greeted us again
             self._follow(dialled, welcome)
         hub.fetcher.on_ready(dialled)
+        hub.surveyor.on_ready(dialled)
 
     def _follow(self, dialled: Dialled, welcome: ms.Welcome) -> None:
         self.followed = dialled
         self._hub.followers.begin(dialled, welcome)
         self._hub.outbox.attach(dialled)
+        if self._hub.followers.find(dialled) is None:  # nothing of its feed is wanted: what we hold is, all the same
+            self._hub.outbox.on_caught_up(dialled, welcome.card.index_id)
         self._plan_probe()
+        self._hub.surveyor.plan()
 
     def on_lost(self, dialled: Dialled, loss: Loss) -> None:
         hub = self._hub
+        hub.surveyor.on_lost(dialled)
         if dialled is self._probing:
             self._failures.add(dialled.address, loss)
             self._stop_probe()
@@ -211,7 +250,7 @@ class Chooser:
 
     def _better(self) -> list[Address]:
         """Candidates that come before the one that is followed."""
-        candidates = self._hub.members.candidates()
+        candidates = self._candidates()
         if self.followed is None or self.followed.address not in candidates:
             return candidates
         return candidates[: candidates.index(self.followed.address)]
@@ -224,7 +263,7 @@ class Chooser:
         if not better:
             self._plan_probe()
             return
-        address = better[self._probe_turn % len(better)]
+        address = better[0] if better[0] == self._preferred else better[self._probe_turn % len(better)]
         self._probe_turn += 1
         self._probing = hub.dials.open(address, Purpose.PROBE)
         if self._probing.is_ready:
@@ -295,6 +334,12 @@ class Mesh:
             is_planned = hub.dials.find(address) is not None or hub.timers.is_set(("mesh", address))
             if not is_planned and not self._is_twin(address):
                 self._dial(address)
+
+    def is_failing(self, address: Address) -> bool:
+        return self._failures.has(address)
+
+    def prefer(self, address: Address) -> None:
+        """A mirror follows all others anyway."""
 
     def _is_twin(self, address: Address) -> bool:
         """Its node is dialled at another address, and that works."""

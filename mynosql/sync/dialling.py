@@ -32,6 +32,7 @@ class Purpose(Enum):
     PROBE = "probe"
     MESH = "mesh"
     FETCH = "fetch"
+    SURVEY = "survey"
 
 
 class Loss(Enum):
@@ -109,6 +110,7 @@ class Dialled:
             version_low=ms.VERSION_LOW, version_high=ms.VERSION_HIGH, database=hub.database, session=self._session,
             is_merging=hub.members.is_merging(self.address), card=our_card(hub),
             known=known_of(hub, self.card) if self.card is not None else None,
+            is_listening=hub.is_mirror or hub.memory.scope is None,
         ))
         wait_s = hub.backoff(self._tries, hub.options.hello_retry_s, hub.options.hello_retry_max_s)
         hub.timers.set(("dial", self.address), hub.now + wait_s, self._say_hello)
@@ -203,23 +205,33 @@ class Dialled:
         hub = self._hub
         if isinstance(message, ms.Entries):
             hub.followers.on_entries(self, message)
+        elif isinstance(message, ms.Changes):
+            hub.followers.on_told(self, message)
         elif isinstance(message, ms.Bodies):
             hub.fetcher.on_bodies(self, message)
         elif isinstance(message, ms.Piece):
             hub.pieces.on_piece(self.link, message)
         elif isinstance(message, ms.Ack):
             hub.outbox.on_ack(self, message)
+        elif isinstance(message, ms.Confirmed):
+            hub.outbox.on_confirmed(self, message)
         elif isinstance(message, ms.Want):
             hub.outbox.on_want(self, message)
         elif isinstance(message, ms.FetchPiece):
             hub.outbox.on_progress(self)
-            hub.pieces.serve(self.link, message)
+            hub.pieces.serve(message, self._send_piece)
         elif isinstance(message, ms.Mirrors):
             hub.members.learn(message.mirrors, is_local=self.address.is_loopback)
         elif isinstance(message, ms.Ping):
             hub.send(self.link, ms.Pong(number=message.number))
-        elif not isinstance(message, ms.Pong):
+        elif isinstance(message, ms.Pong):
+            hub.surveyor.on_pong(self, message)
+        else:
             raise PeerError(f"{self.address}: {type(message).__name__} does not come from a mirror")
+
+    def _send_piece(self, message: ms.Piece, size: int) -> None:
+        """To the mirror that we push to: it asks for a few at a time."""
+        self._hub.send(self.link, message)
 
     def _on_bye(self, message: ms.Bye) -> None:
         if message.code in (ms.ByeCode.NO_SESSION, ms.ByeCode.RENEWED):
@@ -336,6 +348,12 @@ class Dials:
 
     def __iter__(self) -> Iterator[Dialled]:
         return iter(list(self._by_address.values()))
+
+    def greet_all(self) -> None:
+        """What was said in our Hellos is no longer so."""
+        for dialled in self:
+            if dialled.state is not DialState.DOWN:
+                dialled.greet()
 
     def ready(self) -> list[Dialled]:
         return [dialled for dialled in self._by_address.values() if dialled.is_ready]

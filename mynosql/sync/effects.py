@@ -75,7 +75,7 @@ class Kind(Enum):
     CAUGHT_UP = "caught-up"
     """The index is complete up to the head that was last heard of: as_of is now."""
     DELIVERED = "delivered"
-    """delivered_seq or confirmed_seq moved: waitsync may be over."""
+    """acked_seq, delivered_seq or what others confirmed moved: waitsync may be over."""
     REJECTED = "rejected"
     """A mirror refused one of our changes, or a rejected one was settled."""
     MIRRORS = "mirrors"
@@ -311,6 +311,8 @@ class Applied:
     first_seq: int = 0
     """Our own seqs that the rows got: first_seq..last_seq, both 0 when nothing changed."""
     last_seq: int = 0
+    head: int = 0
+    """Our newest seq now: all that the rows say stands at or below it, also what was here before."""
     refused: tuple[RefusedRow, ...] = ()
     is_copy: bool = False
     """Each of these seqs has the leaves just as they came: their sender learns nothing from them."""

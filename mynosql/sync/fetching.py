@@ -275,6 +275,8 @@ class Fetcher:
         }
         if isinstance(result, fx.Applied):
             hub.publisher.on_relayed(result, None)
+            if result.last_seq and dialled is not hub.strategy.followed:
+                hub.outbox.on_elsewhere()
             if hub.is_mirror:  # leaves that were news, and that the asked mirror does not hold itself
                 hub.filler.want(row.id_key for row in rows if bare_leaves(row))
             if result.refused:
@@ -343,6 +345,7 @@ class Fetcher:
         transfer.part = part
         query.transfer = transfer
         self._hub.pieces.begin(transfer, dialled.link)
+        query.parts[Version(leaf.hlc, leaf.node)] = transfer.part
 
     def _on_body(self, query: Query, dialled: Dialled, body: bytes | None) -> None:
         query.transfer = None

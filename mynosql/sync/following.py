@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from mynosql.address import Address
 from mynosql.errors import PeerError
 from mynosql.row import Row
+from mynosql.scope import Scope, added_to
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled
@@ -24,6 +26,14 @@ WAITING_MAX = 4
 """Batches that wait while one is being applied; more are dropped and asked for again."""
 
 
+@dataclass(slots=True)
+class Catchup:
+    """Prefixes that came into the scope, on their way to where the cursor stands. Outlives a conversation."""
+
+    prefixes: Scope
+    after: int = 0
+
+
 class Follower:
     """Our side of the feed of one mirror, while a conversation with it is ready."""
 
@@ -33,7 +43,9 @@ class Follower:
         self._address = dialled.address
         self._card = card
         self.index_id = card.index_id
-        self.cursor = hub.memory.cursors.get(card.index_id, Cursor(0, 0, card.node))
+        self._scope = None if hub.is_mirror else hub.memory.scope
+        self.cursor = self._cursor()
+        self._catchup = self._find_catchup()
         self.head = card.head
         """The highest seq that it announced."""
         self._received = self.cursor.seq
@@ -47,7 +59,7 @@ class Follower:
         self.is_caught_up = False
         self.has_caught_up = False
         self.is_bringing_bodies = False
-        self._is_entries_only = not hub.is_mirror or (self.cursor.seq == 0 and hub.followers.is_any_caught_up())
+        self._is_entries_only = not hub.is_mirror or hub.followers.is_any_caught_up()
         self._bare: dict[bytes, int] = {}
         """Rows of which a body is still to come here, with their seq there: a Report goes only up to before them."""
         self._is_all_bare = False
@@ -56,8 +68,36 @@ class Follower:
         self._reported_at = float("-inf")
         self._heard_at = hub.now
         self._interval_s = heartbeat_ms / 1000
-        self._is_deaf = card.publisher_port == 0
+        self._publisher_port = card.publisher_port if self._scope is None else 0
+        """0: nothing is subscribed to."""
+        self._is_deaf = self._publisher_port == 0
         self._subscribed_at = hub.now
+
+    def _cursor(self) -> Cursor:
+        """Where the feed goes on: at the beginning when all of it is wanted, and only a part was taken in so far."""
+        memory, index_id = self._hub.memory, self.index_id
+        cursor = memory.cursors.get(index_id, Cursor(0, 0, self._card.node))
+        if self._scope is None and index_id in memory.cursor_scopes:
+            if cursor.seq:
+                memory.restart_cursor(index_id)
+            cursor = cursor._replace(seq=0)
+        if not cursor.seq:
+            memory.set_cursor_scope(index_id, self._scope)
+        return cursor
+
+    def _find_catchup(self) -> Catchup | None:
+        """What the scope has gained since the cursor was moved, as far as it has come."""
+        memory, followers = self._hub.memory, self._hub.followers
+        old = memory.cursor_scopes.get(self.index_id)
+        prefixes = () if self._scope is None or old is None else added_to(old, self._scope)
+        found = followers.catchups.get(self.index_id)
+        if found is None or found.prefixes != prefixes:
+            found = Catchup(prefixes)
+        if not prefixes:
+            followers.catchups.pop(self.index_id, None)
+            return None
+        followers.catchups[self.index_id] = found
+        return found
 
     def start(self) -> None:
         # Subscribe before the Pull: what is published after its answer was read then comes by itself.
@@ -69,7 +109,7 @@ class Follower:
         self._is_closed = True
         for key in ("pull", "publisher", "report"):
             self._hub.timers.cancel((key, self._address))
-        if self._card.publisher_port:
+        if self._publisher_port:
             self._hub.emit(fx.Unsubscribe(address=self._address))
 
     @property
@@ -84,11 +124,12 @@ class Follower:
         if self._request is not None or self._is_closed or hub.now < self._rest_until:
             return
         self._request = hub.request()
-        self._after = self._received
+        self._after = self._received if self._catchup is None else self._catchup.after
         with_bodies = not self._is_entries_only and hub.followers.may_bring_bodies(self)
         self.is_bringing_bodies = with_bodies
         hub.send(self._dialled.link, ms.Pull(
-            request=self._request, index_id=self.index_id, after=self._received, prefixes=(), with_bodies=with_bodies,
+            request=self._request, index_id=self.index_id, after=self._after, with_bodies=with_bodies,
+            prefixes=self._catchup.prefixes if self._catchup is not None else self._scope or (),
         ))
         hub.timers.set(("pull", self._address), hub.now + hub.jitter(hub.options.pull_retry_s), self._pull_again)
 
@@ -106,18 +147,49 @@ class Follower:
         self._request = None
         self._hub.timers.cancel(("pull", self._address))
         self.head = max(self.head, message.head)
+        if self._catchup is not None:
+            self._take_gained(self._catchup, message)
+            return
         self._received = message.last
         if message.more:
             self._pull()  # before these are applied: the answer is on its way meanwhile
         self._take(message.rows, message.last)
 
+    def _take_gained(self, catchup: Catchup, message: ms.Entries) -> None:
+        """Rows of prefixes that the scope has gained: applied without moving the cursor, up to where it stands."""
+        self._is_applying = True
+        self._hub.ask(
+            lambda token: fx.Apply(token=token, rows=message.rows, origin=fx.Origin.INDEX),
+            partial(self._on_gained, catchup, message),
+        )
+
+    def _on_gained(self, catchup: Catchup, message: ms.Entries, result: fx.Applied | fx.Failed) -> None:
+        self._is_applying = False
+        if self._is_closed:
+            return
+        if isinstance(result, fx.Failed):
+            self._on_failed()
+            return
+        catchup.after = message.last
+        if message.last >= self.cursor.seq or not message.more:
+            self._hub.memory.set_cursor_scope(self.index_id, self._scope)
+            self._hub.followers.catchups.pop(self.index_id, None)
+            self._catchup = None
+        self._pull()
+
     # Publications
+
+    def on_told(self, message: ms.Changes) -> None:
+        """As on_changes, for a peer with a scope: the mirror tells it alone."""
+        if self._scope is not None:
+            self.on_changes(message)
 
     def on_changes(self, message: ms.Changes) -> None:
         if message.index_id != self.index_id:
             self._dialled.greet()
             return
-        self._on_heard(self._interval_s)
+        if self._scope is None:
+            self._on_heard(self._interval_s)
         self.head = max(self.head, message.last)
         if message.last <= self._received or self._request is not None:
             return
@@ -261,17 +333,17 @@ class Follower:
 
     def silence(self) -> tuple[float | None, float | None]:
         """When two heartbeats are missed, and when one is; None: none is expected."""
-        if not self._card.publisher_port:
+        if not self._publisher_port:
             return None, None
         slack_s = self._hub.options.heartbeat_slack_s
         silent_at = self._heard_at + 2 * self._interval_s + slack_s
         return silent_at, None if self._is_deaf else self._heard_at + self._interval_s + slack_s
 
     def _subscribe(self) -> None:
-        if self._card.publisher_port:
+        if self._publisher_port:
             first = fx.Topic.BODIES if self._hub.is_mirror else fx.Topic.ENTRIES
             self._hub.emit(fx.Subscribe(
-                address=self._address, publisher=Address(self._address.host, self._card.publisher_port),
+                address=self._address, publisher=Address(self._address.host, self._publisher_port),
                 topics=(first, fx.Topic.HEARTBEAT),
             ))
             self._subscribed_at = self._hub.now
@@ -288,14 +360,15 @@ class Follower:
     def _listen_on(self) -> None:
         hub = self._hub
         silent_at, _ = self.silence()
-        due = silent_at if silent_at is not None and not self._is_deaf else hub.now + hub.jitter(hub.options.poll_s)
+        poll_s = hub.options.poll_s if self._scope is None else hub.options.scoped_poll_s
+        due = silent_at if silent_at is not None and not self._is_deaf else hub.now + hub.jitter(poll_s)
         hub.timers.set(("publisher", self._address), due, self._on_silence)
 
     def _on_silence(self) -> None:
         """Nothing is heard from the publisher: converge by asking, and subscribe anew now and then."""
         hub = self._hub
         self._is_deaf = True
-        if hub.now - self._subscribed_at >= hub.options.resubscribe_s and self._card.publisher_port:
+        if hub.now - self._subscribed_at >= hub.options.resubscribe_s and self._publisher_port:
             hub.emit(fx.Unsubscribe(address=self._address))
             self._subscribe()
         self._pull()
@@ -308,10 +381,14 @@ class Followers:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._by_address: dict[Address, Follower] = {}
+        self.catchups: dict[bytes, Catchup] = {}
+        """Per index id: prefixes that came into the scope and are not all here yet."""
 
     def begin(self, dialled: Dialled, welcome: ms.Welcome) -> None:
-        """The feed of that mirror is followed from here on."""
+        """The feed of that mirror is followed from here on, unless nothing of it is within our scope."""
         self.end(dialled)
+        if not self._hub.is_mirror and self._hub.memory.scope == ():
+            return
         follower = Follower(self._hub, dialled, welcome.card, welcome.heartbeat_ms)
         self._by_address[dialled.address] = follower
         follower.start()
@@ -329,6 +406,11 @@ class Followers:
         follower = self._by_address.get(dialled.address)
         if follower is not None:
             follower.on_entries(message)
+
+    def on_told(self, dialled: Dialled, message: ms.Changes) -> None:
+        follower = self._by_address.get(dialled.address)
+        if follower is not None:
+            follower.on_told(message)
 
     def on_published(self, address: Address, message: ms.Message) -> None:
         """One publication of a mirror. Raises PeerError for a message that is none."""

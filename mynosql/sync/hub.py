@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mynosql.sync.publishing import Publisher
     from mynosql.sync.pushing import Outbox
     from mynosql.sync.serving import Server
+    from mynosql.sync.surveying import Surveyor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class NodeConfig:
     nonce: int
     """Random, of this opening."""
     is_mirror: bool
+    acks: int = 1
+    """How many other mirrors must have a change on disk before it counts as delivered."""
 
 
 class Hub:
@@ -58,6 +61,7 @@ class Hub:
     publisher: Publisher
     memory: Memory
     strategy: Strategy
+    surveyor: Surveyor
 
     def __init__(
         self, config: NodeConfig, *, head: int, hlc: int | None, rng: random.Random, options: SyncOptions
@@ -67,6 +71,7 @@ class Hub:
         self.index_id = config.index_id
         self.nonce = config.nonce
         self.is_mirror = config.is_mirror
+        self.acks = config.acks
         self.is_filling = False
         self.advertised: Address | None = None
         self.publisher_port = 0

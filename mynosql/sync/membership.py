@@ -19,6 +19,8 @@ from mynosql.sync.messages import Card, MirrorInfo, Mirrors
 
 MIRRORS_MAX = 256
 """Mirrors that are remembered and passed on."""
+BANNED_MAX = 256
+"""Addresses that the user took back; of more the oldest are forgotten."""
 AGE_UNKNOWN_S = (1 << 31) - 1
 
 
@@ -50,7 +52,8 @@ class Membership:
         """In the user's order."""
         self.learned: dict[int, Learned] = {}
         self._filling: dict[int, bool] = {}
-        self._banned: dict[Address, float] = {}
+        self._banned: dict[Address, None] = {}
+        """What the user took back, oldest first."""
         self._departed: dict[int, float] = {}
         self._own: set[Address] = set()
         self._order: dict[int, float] = {}
@@ -62,6 +65,8 @@ class Membership:
                 self.given[parse_address(url)] = Given(bool(is_merging), answered)
             for node, url, port, is_filling, age_s in msgpack.unpackb(notes.get("mirrors") or b"\x90"):
                 self.learned[int(node)] = Learned(parse_address(url), int(port), bool(is_filling), -float(age_s))
+            for url in msgpack.unpackb(notes.get("banned") or b"\x90"):
+                self._banned[parse_address(url)] = None
         except (ValueError, TypeError, msgpack.UnpackException):
             return
 
@@ -70,12 +75,15 @@ class Membership:
         for learned in self.learned.values():
             learned.met_at += self._hub.now
         self._expire()
+        self._plan_expiry()
 
     # What the user says
 
     def give(self, address: Address, *, is_merging: bool) -> None:
         """The address is remembered, behind those given before; given again, only is_merging may change."""
-        self._banned.pop(address, None)
+        if address in self._banned:
+            del self._banned[address]
+            self._write_banned()
         given = self.given.get(address)
         if given is None:
             self.given[address] = Given(is_merging)
@@ -93,12 +101,21 @@ class Membership:
         """The address is forgotten, given or learned, and not learned again until it is given again."""
         if self.given.pop(address, None) is not None:
             self._write_given()
-        self._banned[address] = float("inf")
+        self._banned.pop(address, None)
+        self._banned[address] = None
+        while len(self._banned) > BANNED_MAX:
+            del self._banned[next(iter(self._banned))]
+        self._write_banned()
         nodes = [node for node, learned in self.learned.items() if learned.address == address]
         for node in nodes:
             del self.learned[node]
         if nodes:
             self._write_learned()
+            self._plan_expiry()
+
+    def _write_banned(self) -> None:
+        value = msgpack.packb([address.tcp_url for address in self._banned])
+        self._hub.set_note("banned", value if self._banned else b"")
 
     def _write_given(self) -> None:
         value = msgpack.packb([
@@ -188,8 +205,24 @@ class Membership:
         for node in [node for node, learned in self.learned.items() if learned.met_at < oldest]:
             del self.learned[node]
 
+    def _plan_expiry(self) -> None:
+        """Ages are looked at now and then, also where nothing else happens."""
+        hub = self._hub
+        if self.learned:
+            hub.timers.set_earlier("expire", hub.now + hub.options.expire_s / 30, self._look_at_ages)
+        else:
+            hub.timers.cancel("expire")
+
+    def _look_at_ages(self) -> None:
+        before = len(self.learned)
+        self._expire()
+        if len(self.learned) < before:
+            self._on_news()
+        self._plan_expiry()
+
     def _on_news(self) -> None:
         hub = self._hub
+        self._plan_expiry()
         hub.has_news = True
         self._write_learned()
         hub.announce(fx.Kind.MIRRORS)
@@ -240,7 +273,7 @@ class Membership:
             if node not in nodes and known.address not in self.given and known.address not in self._own
         ]
         addresses = given + [address for _, address in sorted(learned, key=lambda found: found[0])]
-        return sorted(addresses, key=self._is_filling_at)
+        return sorted(addresses, key=self.is_filling_at)
 
     def node_at(self, address: Address) -> int | None:
         """Who answered, or is said to answer, at that address; None: nobody yet."""
@@ -254,7 +287,8 @@ class Membership:
         learned = self.learned.get(node)
         return self._filling.get(node, learned is not None and learned.is_filling)
 
-    def _is_filling_at(self, address: Address) -> bool:
+    def is_filling_at(self, address: Address) -> bool:
+        """The mirror at that address said that it does not hold all bodies yet."""
         node = self.node_at(address)
         return node is not None and self.is_filling(node)
 

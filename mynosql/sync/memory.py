@@ -14,12 +14,15 @@ from typing import NamedTuple
 import msgpack
 
 from mynosql.row import Row
+from mynosql.scope import Scope, common
 
 DATABASE_ID_BYTES = 16
 DATABASES_MAX = 8
 REJECTED_TEXT_MAX = 400
 OPENINGS_MAX = 512
 """Openings remembered: 8 KiB, and years of reboots."""
+TAKEN_MAX = 64
+"""Mirrors whose acknowledgements are remembered until enough others have the same; of more the oldest go."""
 _OPENING = struct.Struct("<QQ")
 
 
@@ -33,6 +36,15 @@ class Cursor(NamedTuple):
     """Whose index it is."""
     nonce: int = 0
     """Of the opening in which the node told of that seq."""
+
+
+class Taken(NamedTuple):
+    """What one mirror acknowledged while more mirrors are asked for."""
+
+    seq: int
+    """Our owed changes up to here are on its disk."""
+    theirs: int
+    """They stand at or below this seq of its feed."""
 
 
 class Opening(NamedTuple):
@@ -58,18 +70,24 @@ class Memory:
         self._set_note = set_note
         self.cursors: dict[bytes, Cursor] = {}
         """Per index id: how far we pulled."""
+        self.cursor_scopes: dict[bytes, Scope] = {}
+        """Per index id: what was taken in up to the cursor, where that is not everything."""
+        self.scope = _scope_from(notes.get("scope", b""))
+        """What the index takes in; None: everything."""
         self.pushed: dict[bytes, Cursor] = {}
         """Per index id: how far it pushed to us."""
         self.witnessed: dict[bytes, Cursor] = {}
         """Per index id: the seq that changes of ours got there, as acknowledged."""
-        self.offered: set[bytes] = set()
-        """Index ids that have been offered what we hold."""
+        self.offered: dict[bytes, int] = {}
+        """Per index id: our changes up to this seq came from it, were pushed to it, or were offered to it as held."""
         self.confirmed: dict[int, int] = {}
         """Per mirror's node id: how much of our feed it has on its disk."""
         self.rejected: dict[int, Rejected] = {}
         self.databases = _databases_from(notes.get("database", b""))
         self.delivered = _number_from(notes.get("delivered", b""))
-        """Our owed changes up to this seq are on a mirror's disk."""
+        """Our owed changes up to this seq are on the disks of as many mirrors as are asked for."""
+        self.taken: dict[bytes, Taken] = {}
+        """Per index id of a mirror: what it acknowledged above `delivered`."""
         self.owed_all_until = _number_from(notes.get("owed-all-until", b""))
         """Changes above `delivered` and up to this are owed whoever wrote them: we were a mirror then."""
         self.is_filling = notes.get("filling") == b"1"
@@ -86,14 +104,18 @@ class Memory:
         try:
             if kind == "cursor":
                 self.cursors[bytes.fromhex(name)] = _cursor_from(value)
+            elif kind == "cursor-scope":
+                self.cursor_scopes[bytes.fromhex(name)] = _scope_from(value) or ()
             elif kind == "pushed":
                 self.pushed[bytes.fromhex(name)] = _cursor_from(value)
             elif kind == "witnessed":
                 self.witnessed[bytes.fromhex(name)] = _cursor_from(value)
             elif kind == "offered":
-                self.offered.add(bytes.fromhex(name))
+                self.offered[bytes.fromhex(name)] = int(value)
             elif kind == "confirmed":
                 self.confirmed[int(name, 16)] = int(value)
+            elif kind == "taken":
+                self.taken[bytes.fromhex(name)] = Taken(*map(int, value.split()))
             elif kind == "rejected":
                 self.rejected[int(name)] = Rejected(*msgpack.unpackb(value))
         except (ValueError, TypeError):
@@ -119,11 +141,36 @@ class Memory:
                  if cursor.node == node]
         return max(found, default=0)
 
+    # Scope
+
+    def set_scope(self, scope: Scope | None) -> None:
+        """From now on the index takes in that; what was taken in before counts where it is within."""
+        self.scope = scope
+        self._set_note("scope", b"" if scope is None else msgpack.packb(scope))
+        for index_id in self.cursors:
+            self.set_cursor_scope(index_id, common(self.cursor_scopes.get(index_id), scope))
+
+    def set_cursor_scope(self, index_id: bytes, scope: Scope | None) -> None:
+        """Up to the cursor for that index that much was taken in."""
+        if self.cursor_scopes.get(index_id) != scope:
+            if scope is None:
+                del self.cursor_scopes[index_id]
+            else:
+                self.cursor_scopes[index_id] = scope
+            self._set_note(f"cursor-scope/{index_id.hex()}", b"" if scope is None else msgpack.packb(scope))
+
+    def restart_cursor(self, index_id: bytes) -> None:
+        """All of that index is to be taken in again; what its node must have is not forgotten."""
+        cursor = self.cursors.pop(index_id)
+        self.set_witnessed(index_id, cursor)
+        self._set_note(f"cursor/{index_id.hex()}", b"")
+        self.set_cursor_scope(index_id, None)
+
     # Notes of their own
 
-    def set_offered(self, index_id: bytes) -> None:
-        self.offered.add(index_id)
-        self._set_note(f"offered/{index_id.hex()}", b"1")
+    def set_offered(self, index_id: bytes, seq: int) -> None:
+        self.offered[index_id] = seq
+        self._set_note(f"offered/{index_id.hex()}", b"%d" % seq)
 
     def set_confirmed(self, node: int, seq: int) -> None:
         self.confirmed[node] = seq
@@ -134,16 +181,35 @@ class Memory:
             self._set_note(f"confirmed/{node:016x}", b"")
         self.confirmed.clear()
 
+    def confirmed_by(self, count: int) -> int:
+        """How much of our feed that many other mirrors have on their disks, each of them."""
+        seqs = sorted(self.confirmed.values(), reverse=True)
+        return seqs[count - 1] if len(seqs) >= count else 0
+
     @property
-    def confirmed_seq(self) -> int:
-        """The most that any other mirror confirmed."""
-        return max(self.confirmed.values(), default=0)
+    def acked(self) -> int:
+        """Our owed changes up to this seq are on the disk of one mirror at least."""
+        return max([self.delivered, *(taken.seq for taken in self.taken.values())])
+
+    def set_taken(self, index_id: bytes, taken: Taken, *, is_kept: bool) -> None:
+        """is_kept: write it down; not needed when nothing was owed in between."""
+        if index_id not in self.taken and len(self.taken) >= TAKEN_MAX:
+            self._forget_taken(min(self.taken, key=lambda found: self.taken[found].seq))
+        self.taken[index_id] = taken
+        if is_kept:
+            self._set_note(f"taken/{index_id.hex()}", b"%d %d" % taken)
+
+    def _forget_taken(self, index_id: bytes) -> None:
+        del self.taken[index_id]
+        self._set_note(f"taken/{index_id.hex()}", b"")
 
     def set_delivered(self, seq: int, *, is_kept: bool) -> None:
         """is_kept: write it down; not needed when nothing was owed in between."""
         self.delivered = seq
         if is_kept:
             self._set_note("delivered", b"%d" % seq)
+        for index_id in [index_id for index_id, taken in self.taken.items() if taken.seq <= seq]:
+            self._forget_taken(index_id)
 
     def set_owed_all_until(self, seq: int) -> None:
         self.owed_all_until = seq
@@ -207,6 +273,14 @@ def _pack_cursor(cursor: Cursor) -> bytes:
 
 def _cursor_from(value: bytes) -> Cursor:
     return Cursor(*map(int, value.split()))
+
+
+def _scope_from(value: bytes) -> Scope | None:
+    try:
+        found = msgpack.unpackb(value) if value else None
+        return None if found is None else tuple(prefix for prefix in found if isinstance(prefix, str))
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
 
 
 def _number_from(value: bytes) -> int:

@@ -153,6 +153,8 @@ class Hello:
     card: Card
     known: Known | None
     """What it remembers of the node at this address."""
+    is_listening: bool
+    """It subscribes to what is published; a peer with a scope does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,7 @@ class Pull:
     index_id: bytes
     after: int
     prefixes: tuple[str, ...]
-    """Only ids that begin with one of these; empty: all."""
+    """Only ids that begin with one of these, and further ones of them follow as Changes over this link; empty: all."""
     with_bodies: bool
 
 
@@ -269,8 +271,29 @@ class Ack:
     index_id: bytes
     last: int
     seq: int
-    """The mirror's own newest seq that the rows got; 0: they changed nothing. It must never know less again."""
+    """The mirror's own newest seq once the rows were applied: they stand at or below it. It must never know less."""
     refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Await:
+    """Asks a mirror to tell when `count` other mirrors have its feed up to `seq` on their disks."""
+
+    is_gated: ClassVar[bool] = False
+    request: int
+    index_id: bytes
+    """The mirror's, of which the seq is."""
+    seq: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """Answers an Await, once that is so."""
+
+    is_gated: ClassVar[bool] = False
+    request: int
+    index_id: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +345,8 @@ class Pong:
 
     is_gated: ClassVar[bool] = False
     number: int
+    load: int = 0
+    """How many nodes follow the one that answers, or push to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,7 +360,7 @@ class Bye:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """Published: the rows of the publisher's feed in (first, last], as they become durable."""
+    """Published, and sent to those who pull with prefixes: rows of the feed from first to last, once durable."""
 
     is_gated: ClassVar[bool] = True
     index_id: bytes
@@ -356,6 +381,6 @@ class Heartbeat:
 
 
 Message = (
-    Hello | Welcome | Refused | Pull | Entries | Fetch | Bodies | FetchPiece | Piece | Push | Ack | Offer | Want
-    | Report | Mirrors | Ping | Pong | Bye | Changes | Heartbeat
+    Hello | Welcome | Refused | Pull | Entries | Fetch | Bodies | FetchPiece | Piece | Push | Ack | Await | Confirmed
+    | Offer | Want | Report | Mirrors | Ping | Pong | Bye | Changes | Heartbeat
 )

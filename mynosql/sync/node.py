@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mynosql.address import Address
 from mynosql.errors import PeerError
 from mynosql.row import Version
+from mynosql.scope import Scope
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.choosing import Chooser, Mesh
@@ -30,6 +31,7 @@ from mynosql.sync.pieces import Pieces
 from mynosql.sync.publishing import Publisher
 from mynosql.sync.pushing import Outbox
 from mynosql.sync.serving import Server
+from mynosql.sync.surveying import Surveyor
 
 if TYPE_CHECKING:
     import random
@@ -76,6 +78,7 @@ class Node:
         hub.fetcher = Fetcher(hub)
         hub.filler = Filler(hub)
         hub.publisher = Publisher(hub)
+        hub.surveyor = Surveyor(hub)
         hub.strategy = Mesh(hub) if hub.is_mirror else Chooser(hub)
         hub.is_filling = hub.is_mirror and not hub.memory.is_filled
 
@@ -90,6 +93,7 @@ class Node:
         hub.is_running = True
         hub.advertised, hub.publisher_port = advertised, publisher_port
         hub.members.on_start()
+        hub.outbox.on_start()
         hub.memory.add_opening(Opening(hub.nonce, hub.durable))
         if hub.is_mirror:
             hub.filler.start()
@@ -129,17 +133,27 @@ class Node:
         hub.publisher.reset()
         if is_mirror:
             memory.settle_rejected({rejected.id_key for rejected in memory.rejected.values()})  # mirrors take all
+            memory.set_scope(None)
             memory.set_filling(True)
             hub.strategy = Mesh(hub)
             hub.filler.start()
         else:
             hub.filler.stop()
-            memory.set_delivered(max(memory.delivered, memory.confirmed_seq), is_kept=True)
+            memory.set_delivered(max(memory.delivered, memory.confirmed_by(hub.acks)), is_kept=True)
             memory.set_owed_all_until(hub.durable)
             hub.strategy = Chooser(hub)
         if hub.is_running:
             hub.strategy.start()
         hub.announce(fx.Kind.FILLING)
+        return self._end()
+
+    def set_scope(self, scope: Scope | None, now: float) -> list[fx.Effect]:
+        """The index of this peer takes in ids with these prefixes only (None: all) from here on; remembered."""
+        hub = self._begin(now)
+        if not hub.is_mirror and scope != hub.memory.scope:
+            hub.memory.set_scope(scope)
+            if hub.is_running and not hub.is_renewing:
+                hub.dials.greet_all()
         return self._end()
 
     def on_renewed(self, node: int, index_id: bytes, now: float) -> list[fx.Effect]:
@@ -299,6 +313,11 @@ class Node:
         return self._hub.is_mirror
 
     @property
+    def scope(self) -> Scope | None:
+        """What the index takes in; None: everything."""
+        return self._hub.memory.scope
+
+    @property
     def is_filling(self) -> bool:
         return self._hub.is_filling
 
@@ -314,13 +333,32 @@ class Node:
 
     @property
     def delivered_seq(self) -> int:
-        """All that we owed up to here is on a mirror's disk (another one's, for a mirror)."""
+        """All that we owed up to here is on the disks of as many mirrors as are asked for (others, for a mirror)."""
         return self._hub.memory.delivered
+
+    @property
+    def acked_seq(self) -> int:
+        """All that we owed up to here is on the disk of one mirror at least. Of a mirror see confirmed_by."""
+        return self._hub.memory.acked
+
+    @property
+    def sent_seq(self) -> int:
+        """All that we owed up to here was given to the link of a mirror, whatever becomes of it."""
+        return self._hub.outbox.sent_seq
 
     @property
     def confirmed_seq(self) -> int:
         """The most of our feed that another mirror has on its disk."""
-        return self._hub.memory.confirmed_seq
+        return self._hub.memory.confirmed_by(1)
+
+    @property
+    def acks(self) -> int:
+        """How many other mirrors must have a change before it counts as delivered."""
+        return self._hub.acks
+
+    def confirmed_by(self, count: int) -> int:
+        """How much of our feed that many other mirrors have on their disks."""
+        return self._hub.memory.confirmed_by(count)
 
     @property
     def rejected(self) -> Mapping[int, Rejected]:

@@ -1,31 +1,44 @@
-"""Offering what we hold to a mirror whose index is met for the first time: it may be new, rebuilt or restored.
+"""Offering what we hold to a mirror: all of it to an index met for the first time, later what came since we were there.
 
-Digests of all that is held and not owed are compared, page by page; what the mirror lacks is pushed as it is held. The
-outbox brings what is owed. The rules stand in docs/PROTOCOL.md, "Offer". Pure; begun by pushing.Outbox after the full
-pull.
+The mirror may be new, rebuilt or restored; or the one that we followed meanwhile is gone and told nobody what it had.
+Digests of what is held and not owed are compared, page by page; what the mirror lacks is pushed as it is held. The
+outbox brings what is owed. The rules stand in docs/PROTOCOL.md, "Offer". Pure; begun by pushing.Outbox when all of the
+mirror's feed is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from mynosql.errors import PeerError
+from mynosql.idkey import id_hash
+from mynosql.revision import entry_digest
 from mynosql.row import Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
-from mynosql.sync.receiving import without_leaves
+from mynosql.sync.receiving import ALL_BYTES, without_leaves
 
 
 class Offering:
     """One pass over what we hold."""
 
-    def __init__(self, hub: Hub, dialled: Dialled, index_id: bytes, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, hub: Hub, dialled: Dialled, *, after_seq: int, taken_seq: int, on_done: Callable[[int], None]
+    ) -> None:
+        """after_seq: our changes up to it need not be offered; 0: all is. taken_seq: what is owed above it is pushed.
+
+        on_done: told the seq up to which all that is held was offered.
+        """
         self._hub = hub
         self._dialled = dialled
-        self._index_id = index_id
         self._on_done = on_done
+        self._is_all = after_seq == 0
+        self._after_seq = after_seq
+        self._taken_seq = taken_seq
+        self._until_seq = hub.durable
         self._after_key = b""
         self._page: tuple[fx.Offered, ...] = ()
         self._wanted: tuple[bytes, ...] = ()
@@ -39,7 +52,7 @@ class Offering:
         self._is_closed = False
 
     def close(self) -> None:
-        """The conversation is over; the next one with this index begins anew."""
+        """The conversation is over; the next one begins anew."""
         self._is_closed = True
         self._hub.timers.cancel("offer")
 
@@ -48,26 +61,74 @@ class Offering:
 
     def _next_page(self) -> None:
         hub = self._hub
-        self._hub.ask(
-            lambda token: fx.ReadOffers(
-                token=token, after_key=self._after_key, limit=hub.options.offer_count, until_seq=hub.memory.delivered,
-            ),
-            self._on_page,
-        )
+        self._page = ()
+        if self._is_all:
+            hub.ask(
+                lambda token: fx.ReadOffers(
+                    token=token, after_key=self._after_key, limit=hub.options.offer_count,
+                    until_seq=hub.memory.delivered,
+                ),
+                self._on_page,
+            )
+        elif self._after_seq < self._until_seq:
+            hub.ask(
+                lambda token: fx.ReadFeed(
+                    token=token, after=self._after_seq, until=self._until_seq, bytes_max=hub.options.offer_bytes,
+                    body_bytes_max=0,
+                ),
+                self._on_feed,
+            )
+        else:
+            self._end()
 
     def _on_page(self, result: fx.Offers | fx.Failed) -> None:
         if self._is_closed:
             return
         if isinstance(result, fx.Failed):
             self.arm()
+        elif result.offers:
+            self._after_key = result.offers[-1].id_key
+            self._page = result.offers
+            self._offer()
+        else:
+            self._end()
+
+    def _on_feed(self, result: fx.Feed | fx.Failed) -> None:
+        """What is owed and not taken yet is left to the outbox, and of the rest only what is held is offered."""
+        if self._is_closed:
             return
-        self._page = result.offers
-        if not self._page:
-            self._hub.memory.set_offered(self._index_id)
-            self._hub.timers.cancel("offer")
-            self._on_done()
+        if isinstance(result, fx.Failed):
+            self.arm()
             return
-        self._offer()
+        id_keys = tuple(row.id_key for row in result.rows if not row.owed or row.seq <= self._taken_seq)
+        if not id_keys:
+            self._after_seq = result.last
+            self._next_page()
+            return
+        self._hub.ask(
+            lambda token: fx.ReadBodies(token=token, id_keys=id_keys, body_bytes_max=0, bytes_max=ALL_BYTES),
+            partial(self._on_entries, result.last),
+        )
+
+    def _on_entries(self, last: int, result: fx.Held | fx.Failed) -> None:
+        if self._is_closed:
+            return
+        if isinstance(result, fx.Failed):
+            self.arm()
+            return
+        self._after_seq = last
+        self._page = tuple(
+            fx.Offered(found.row.id_key, id_hash(found.row.id_key), entry_digest(*found.row[:2])[:8])
+            for found in result.rows if found is not None and found.held
+        )
+        if self._page:
+            self._offer()
+        else:
+            self._next_page()
+
+    def _end(self) -> None:
+        self._hub.timers.cancel("offer")
+        self._on_done(self._until_seq)
 
     def _offer(self) -> None:
         self._wanted = ()
@@ -88,7 +149,6 @@ class Offering:
 
     def _push_next(self) -> None:
         if not self._wanted:
-            self._after_key = self._page[-1].id_key
             self._next_page()
             return
         hub = self._hub

@@ -42,6 +42,8 @@ class SyncOptions:
     """A served conversation that was quiet for this long is forgotten: six Pings were missed."""
     poll_s: float = 2.0
     """While the publisher is not heard, the feed is asked for this often."""
+    scoped_poll_s: float = 30.0
+    """A peer with a scope hears no heartbeats; it asks this often whether something was lost on the way."""
     resubscribe_s: float = 10.0
     """While the publisher is not heard, the subscription is made anew this often."""
 
@@ -49,8 +51,21 @@ class SyncOptions:
     retry_s: float = 0.2
     """An address that failed is left alone this long, then twice as long each time, with jitter."""
     retry_s_max: float = 5.0
+    retry_share: float = 1 / 50
+    """One that is not reached is not left alone for longer than this share of the time that it has lasted: after an
+    outage of half a minute the first mirror that is back is found within a second."""
     probe_s: float = 10.0
     """A peer that does not follow its first choice tries it this often."""
+    survey_first_s: float = 5.0
+    """A mirror that was never measured is compared with the one that is followed after this."""
+    survey_s: float = 300.0
+    """Later one other mirror is measured this often: a connection and a kilobyte each time."""
+    survey_pings: int = 3
+    """The shortest of so many counts: one may meet a fsync."""
+    sooner_s_min: float = 0.005
+    """A mirror that answers in less than half the time, and by this much sooner, is worth a change."""
+    load_spread_min: int = 8
+    """A mirror that serves half as many again as another, and this many more, is left for that one."""
     departed_s: float = 600.0
     """A node that said that it is no mirror any more is not learned again from others for this long."""
     expire_s: int = 30 * 86_400
@@ -80,8 +95,13 @@ class SyncOptions:
     """Pushed and not acknowledged at any time: HWM counts messages, this counts bytes."""
     push_retry_s: float = 15.0
     """Pushes without an answer, on a link that is alive, are sent again after this, with jitter."""
+    await_retry_s: float = 30.0
+    """An Await without an answer (the other mirrors may be away) is sent again after this, then twice as late."""
+    await_retry_s_max: float = 300.0
     push_queue_max: int = 64
     """Pushes that a mirror holds for one writer; more is a broken writer."""
+    offer_bytes: int = 64 << 10
+    """Of the feed looked through for one Offer of what is new: some hundred rows, so that nobody waits for it."""
     offer_count: int = 2048
     """Entries in one Offer."""
 
@@ -92,6 +112,8 @@ class SyncOptions:
     """Fetch messages under way on one link; further requests wait and share the next."""
     fetch_bytes: int = 1 << 20
     """Bodies in one answer before compression."""
+    answer_credit_bytes: int = 4 << 20
+    """Answers on their way to one node that it has not read; further questions wait. Two Pulls and a few Fetches."""
     fetch_retry_s: float = 10.0
     """A Fetch without an answer, on a link that is alive, counts as not held there after this."""
     helper_s: float = 10.0
@@ -101,6 +123,10 @@ class SyncOptions:
     """Pieces asked for at once: 512 KiB, so that small messages on the same link wait little."""
     piece_retry_s: float = 5.0
     piece_retries: int = 3
+    part_kept_s: float = 600.0
+    """What came of a large body whose link was lost is kept this long for whoever brings it on."""
+    parts_bytes_max: int = 256 << 20
+    """All such parts; the oldest give way."""
     assembly_bytes_max: int = 512 << 20
     """All large bodies that are being collected; others wait (one is always allowed)."""
 

@@ -1,13 +1,13 @@
 """Large bodies in pieces: asking for them, putting them together, and answering those who ask. Either side may ask.
 
-Owns the windows and the bound on what is being put together. A body that does not come whole ends in None; whoever
-wanted it tries another node, with the part that has come so far. The rules stand in docs/PROTOCOL.md, "FetchPiece".
-Pure.
+Owns the windows, the bound on what is being put together, and the parts of bodies whose link was lost. A body that does
+not come whole ends in None; whoever wants it again, from the same node or another, goes on with the part that came.
+The rules stand in docs/PROTOCOL.md, "FetchPiece". Pure.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +18,7 @@ from mynosql.sync.hub import Hub
 
 
 class Transfer:
-    """One body on its way here. `part` survives a change of the link."""
+    """One body on its way here."""
 
     def __init__(self, id_key: bytes, leaf: Leaf, on_done: Callable[[bytes | None], None]) -> None:
         self.id_key = id_key
@@ -26,6 +26,7 @@ class Transfer:
         self.on_done = on_done
         self.link: fx.Link | None = None
         self.part = bytearray()
+        """What has come without a gap; begin() finds what came by an earlier transfer."""
         self.early: dict[int, bytes] = {}
         """Pieces behind a gap, by offset."""
         self.open: dict[int, tuple[int, int]] = {}
@@ -44,12 +45,39 @@ class Pieces:
         self._active: list[Transfer] = []
         self._queue: deque[Transfer] = deque()
         self._by_request: dict[int, Transfer] = {}
+        self._parts: OrderedDict[tuple[bytes, Version], tuple[bytearray, float]] = OrderedDict()
+        """What came of bodies that nobody brings just now, and until when it is kept; oldest first."""
+
+    # Parts
+
+    def _keep_part(self, transfer: Transfer) -> None:
+        hub, part = self._hub, transfer.part
+        if not part or len(part) == transfer.leaf.size:
+            return
+        key = (transfer.id_key, _version(transfer))
+        self._parts.pop(key, None)
+        self._parts[key] = part, hub.now + hub.options.part_kept_s
+        while sum(len(kept) for kept, _ in self._parts.values()) > hub.options.parts_bytes_max:
+            self._parts.popitem(last=False)
+        if self._parts:
+            hub.timers.set("parts", next(iter(self._parts.values()))[1], self._drop_old)
+
+    def _drop_old(self) -> None:
+        while self._parts:
+            due = next(iter(self._parts.values()))[1]
+            if due > self._hub.now:
+                self._hub.timers.set("parts", due, self._drop_old)
+                return
+            self._parts.popitem(last=False)
 
     # Asking
 
     def begin(self, transfer: Transfer, link: fx.Link) -> None:
         """Bring the body over this link; transfer.on_done is called once, later."""
         transfer.link = link
+        kept = self._parts.pop((transfer.id_key, _version(transfer)), None)
+        if kept is not None and len(kept[0]) > len(transfer.part):
+            transfer.part = kept[0]
         transfer.early.clear()
         transfer.open.clear()
         transfer.next_offset = len(transfer.part)
@@ -96,8 +124,7 @@ class Pieces:
         transfer.open[request] = (offset, length)
         self._by_request[request] = transfer
         self._hub.send(transfer.link, ms.FetchPiece(
-            request=request, id_key=transfer.id_key, version=Version(transfer.leaf.hlc, transfer.leaf.node),
-            offset=offset, length=length,
+            request=request, id_key=transfer.id_key, version=_version(transfer), offset=offset, length=length,
         ))
 
     def _ask_again(self, transfer: Transfer) -> None:
@@ -144,22 +171,29 @@ class Pieces:
         for request in transfer.open:
             self._by_request.pop(request, None)
         transfer.open.clear()
+        self._keep_part(transfer)
         if transfer in self._active:
             self._active.remove(transfer)
             self._start_next()
 
     # Answering
 
-    def serve(self, link: fx.Link, message: ms.FetchPiece) -> None:
-        """Answer with the stretch as this store holds it."""
+    def serve(self, message: ms.FetchPiece, send: Callable[[ms.Piece, int], None]) -> None:
+        """Answer with the stretch as this store holds it. send: the answer and about how many bytes it has."""
         self._hub.ask(
             lambda token: fx.ReadPiece(
                 token=token, id_key=message.id_key, version=message.version, offset=message.offset,
                 length=message.length,
             ),
-            partial(self._on_stretch, link, message.request),
+            partial(self._on_stretch, send, message.request),
         )
 
-    def _on_stretch(self, link: fx.Link, request: int, result: fx.Stretch | fx.Failed) -> None:
+    def _on_stretch(
+        self, send: Callable[[ms.Piece, int], None], request: int, result: fx.Stretch | fx.Failed
+    ) -> None:
         data = result.data if isinstance(result, fx.Stretch) else None
-        self._hub.send(link, ms.Piece(request=request, is_held=data is not None, data=data or b""))
+        send(ms.Piece(request=request, is_held=data is not None, data=data or b""), len(data or b""))
+
+
+def _version(transfer: Transfer) -> Version:
+    return Version(transfer.leaf.hlc, transfer.leaf.node)

@@ -40,6 +40,8 @@ class Publisher:
         self._is_reading = False
         self._relayed: deque[Relayed] = deque()
         """Our seqs of changes that came from other mirrors and are not published yet."""
+        self._sources: deque[Relayed] = deque(maxlen=RELAYED_MAX)
+        """The same of each batch that one mirror sent, published or not: the newest ones since we were opened."""
         self._changed_at = float("-inf")
         self._interval_s = hub.options.heartbeat_s
 
@@ -48,6 +50,7 @@ class Publisher:
         self._announced = self._read = self._hub.durable
         self._is_reading = False
         self._relayed.clear()
+        self._sources.clear()
         self._hub.timers.cancel("heartbeat")
 
     @property
@@ -68,24 +71,37 @@ class Publisher:
         """
         if not isinstance(result, fx.Applied) or not result.last_seq or not self._hub.is_mirror:
             return
-        relayed = self._relayed
         source = node if result.is_copy else None
-        if relayed and relayed[-1].last + 1 == result.first_seq and relayed[-1].source == source:
-            relayed[-1] = relayed[-1]._replace(last=result.last_seq)
-        elif len(relayed) < RELAYED_MAX:
-            relayed.append(Relayed(result.first_seq, result.last_seq, source))
+        found = Relayed(result.first_seq, result.last_seq, source)
+        if not _extend(self._relayed, found) and len(self._relayed) < RELAYED_MAX:
+            self._relayed.append(found)
+        if source is not None and not _extend(self._sources, found):
+            self._sources.append(found)
+
+    def without_its_own(self, rows: tuple[Row, ...], node: int) -> tuple[Row, ...]:
+        """Rows of our feed, without the bodies of those that came from that node: it has them."""
+        ranges = [found for found in self._sources if found.source == node]
+        if not ranges:
+            return rows
+        starts = [found.first for found in ranges]
+
+        def is_its_own(seq: int) -> bool:
+            position = bisect_right(starts, seq) - 1
+            return position >= 0 and seq <= ranges[position].last
+
+        return tuple(_without_bodies(row) if is_its_own(row.seq) else row for row in rows)
 
     def on_durable(self) -> None:
         """The newest durable seq moved: tell those who listen."""
         hub = self._hub
         if not hub.is_mirror:
             return
-        if not hub.server.has_audience:
+        if not hub.server.has_audience and not hub.server.has_tails:
             self._announced = self._read = hub.durable
             self._relayed.clear()
             return
         self._changed_at = hub.now
-        if self._interval_s > hub.options.heartbeat_s:
+        if self._interval_s > hub.options.heartbeat_s and hub.server.has_audience:
             self._interval_s = hub.options.heartbeat_s
             hub.timers.set_earlier("heartbeat", hub.now + self._interval_s, self._beat)
         self._read_on()
@@ -120,7 +136,7 @@ class Publisher:
     def _is_known_to_all(self, relayed: Relayed) -> bool:
         """The mirror that these changes came from is the only one that listens."""
         server = self._hub.server
-        return relayed.source is not None and not server.has_peer_audience and (
+        return relayed.source is not None and not server.has_peer_audience and not server.has_tails and (
             server.is_only_mirror_audience(relayed.source)
         )
 
@@ -140,6 +156,8 @@ class Publisher:
         self._is_reading = False
         if isinstance(result, fx.Failed):
             return  # a subscriber sees the gap at the next heartbeat and asks
+        if hub.server.has_tails:
+            hub.server.tell_tails(self._read + 1, result.last, tuple(map(_without_bodies, result.rows)))
         self._read = result.last
         if result.rows:
             # From the one after the last announced, though nothing of that may be left: no gap is to be seen.
@@ -181,6 +199,14 @@ class Publisher:
             index_id=hub.index_id, head=hub.durable, next_ms=int(self._interval_s * 1000), is_filling=hub.is_filling,
         )))
         hub.timers.set("heartbeat", hub.now + self._interval_s, self._beat)
+
+
+def _extend(ranges: deque[Relayed], found: Relayed) -> bool:
+    """The last of them goes on with this one; False: it is a range of its own."""
+    if not ranges or ranges[-1].last + 1 != found.first or ranges[-1].source != found.source:
+        return False
+    ranges[-1] = ranges[-1]._replace(last=found.last)
+    return True
 
 
 def _without_bodies(row: Row) -> Row:

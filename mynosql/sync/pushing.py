@@ -14,9 +14,10 @@ from mynosql.errors import PeerError
 from mynosql.row import Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.confirming import Confirming
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
-from mynosql.sync.memory import Cursor, Rejected
+from mynosql.sync.memory import Cursor, Rejected, Taken
 from mynosql.sync.offering import Offering
 from mynosql.sync.receiving import ALL_BYTES, bare_leaves, held_leaves, without_leaves
 from mynosql.sync.wire import PUSH_ROWS_MAX
@@ -35,6 +36,8 @@ class Batch:
     keys: tuple[tuple[bytes, int], ...]
     """Id key and seq of each row."""
     is_acked: bool = False
+    seq: int = 0
+    """Once acknowledged: the mirror's seq that its rows stand at or below."""
 
 
 class Outbox:
@@ -44,13 +47,24 @@ class Outbox:
         self._hub = hub
         self._dialled: Dialled | None = None
         self._sent = 0
-        """All owed rows up to here are delivered or in flight."""
+        """All owed rows up to here are taken by the mirror or in flight."""
+        self._acked = Taken(0, 0)
+        """What the mirror has taken."""
+        self._confirming = Confirming(hub, self._on_delivered)
         self._flight: deque[Batch] = deque()
         self._reading = 0
         """Which reading is under way; 0: none. A result for another one is of an older conversation."""
         self._readings = 0
         self._tries = 0
         self._offering: Offering | None = None
+        self._is_offered = False
+        """The mirror has been offered all that we hold: from here on it has whatever it took."""
+
+    def on_start(self) -> None:
+        """Fewer mirrors may be asked for than at the last opening: what one has taken counts from now on."""
+        memory = self._hub.memory
+        if self._hub.acks == 1 and memory.acked > memory.delivered:
+            memory.set_delivered(memory.acked, is_kept=True)
 
     # Whom it goes to
 
@@ -58,27 +72,45 @@ class Outbox:
         """That mirror takes the outbox from here on; what was not acknowledged is sent again."""
         self._dialled = dialled
         self._tries = 0
+        self._is_offered = False
         self._begin()
+        self._confirming.attach(dialled)
 
     def detach(self, dialled: Dialled) -> None:
         """That mirror takes no more."""
         if self._dialled is dialled:
+            self._note_offered()
             self._dialled = None
             self._flight.clear()
             self._reading = 0
             self._hub.timers.cancel("push")
+            self._confirming.detach()
             if self._offering is not None:
                 self._offering.close()
                 self._offering = None
 
     def _begin(self) -> None:
-        self._sent = self._hub.memory.delivered
+        memory = self._hub.memory
+        taken = memory.taken.get(self._index_id, Taken(0, 0))
+        self._acked = Taken(max(memory.delivered, taken.seq), taken.theirs)
+        self._sent = self._acked.seq
         self._flight.clear()
         self._reading = 0
         self._read_on()
 
+    @property
+    def _index_id(self) -> bytes:
+        """Of the mirror that takes the outbox."""
+        card = self._dialled.card if self._dialled is not None else None
+        return b"" if card is None else card.index_id
+
+    @property
+    def sent_seq(self) -> int:
+        """All owed rows up to here were given to the link of a mirror."""
+        return self._hub.memory.acked if self._dialled is None else max(self._sent, self._hub.memory.acked)
+
     def is_owed(self, seq: int, owed: bool) -> bool:
-        """No mirror (no other, for a mirror) has confirmed the change with that seq."""
+        """Fewer mirrors (others, for a mirror) than are asked for have confirmed the change with that seq."""
         memory = self._hub.memory
         return seq > memory.delivered and (owed or seq <= memory.owed_all_until)
 
@@ -176,18 +208,39 @@ class Outbox:
         if batch is None or batch.is_acked:
             return
         batch.is_acked = True
+        batch.seq = message.seq
         self._tries = 0
         self._note_refused(batch, message)
-        delivered = self._hub.memory.delivered
+        acked = self._acked
         while self._flight and self._flight[0].is_acked:
-            delivered = self._flight.popleft().last
-        if delivered > self._hub.memory.delivered:
-            self._hub.memory.set_delivered(delivered, is_kept=True)
-            self._witness(dialled, message.seq)
-            self._hub.announce(fx.Kind.DELIVERED)
+            first = self._flight.popleft()
+            acked = Taken(first.last, max(acked.theirs, first.seq))
+        if acked.seq > self._acked.seq:
+            self._take(acked, is_kept=True)
+            self._witness(dialled, acked.theirs)
         self._arm()
         self._settle()
         self._read_on()
+
+    def _take(self, acked: Taken, *, is_kept: bool) -> None:
+        """The mirror has that much; with more than one mirror asked for, it is asked when others have it too."""
+        hub, memory = self._hub, self._hub.memory
+        self._acked = acked
+        if hub.acks == 1 or (not is_kept and not memory.taken.get(self._index_id)):
+            memory.set_delivered(max(memory.delivered, acked.seq), is_kept=is_kept)
+        else:
+            memory.set_taken(self._index_id, acked, is_kept=is_kept)
+            self._confirming.ask()
+        hub.announce(fx.Kind.DELIVERED)
+
+    def on_confirmed(self, dialled: Dialled, message: ms.Confirmed) -> None:
+        self._confirming.on_confirmed(dialled, message)
+
+    def _on_delivered(self, seq: int) -> None:
+        """As many mirrors as are asked for have what we owe up to here."""
+        if seq > self._hub.memory.delivered:
+            self._hub.memory.set_delivered(seq, is_kept=True)
+            self._hub.announce(fx.Kind.DELIVERED)
 
     def _witness(self, dialled: Dialled, seq: int) -> None:
         """What the mirror acknowledged it must still have when we meet again, whether we have pulled it back or not."""
@@ -226,11 +279,9 @@ class Outbox:
         hub.announce(fx.Kind.REJECTED)
 
     def _settle(self) -> None:
-        """With nothing in flight, all that was read is delivered: nothing of it was owed, or it is acknowledged."""
-        memory = self._hub.memory
-        if not self._flight and self._sent > memory.delivered:
-            memory.set_delivered(self._sent, is_kept=False)
-            self._hub.announce(fx.Kind.DELIVERED)
+        """With nothing in flight, all that was read is taken: nothing of it was owed, or it is acknowledged."""
+        if not self._flight and self._sent > self._acked.seq:
+            self._take(self._acked._replace(seq=self._sent), is_kept=False)
 
     def on_progress(self, dialled: Dialled) -> None:
         """The mirror is fetching a large body of a Push: it works on the answer."""
@@ -255,15 +306,31 @@ class Outbox:
     # Offers
 
     def on_caught_up(self, dialled: Dialled, index_id: bytes) -> None:
-        """We have all of theirs: an index that we meet for the first time is offered what we hold."""
+        """We have all of theirs: it is offered what we hold, or what came here since it was."""
         hub = self._hub
-        if dialled is not self._dialled or self._offering is not None or index_id in hub.memory.offered:
+        if dialled is not self._dialled or self._offering is not None or self._is_offered:
             return
-        self._offering = Offering(hub, dialled, index_id, self._on_offered)
+        after_seq = hub.memory.offered.get(index_id, 0)
+        self._offering = Offering(
+            hub, dialled, after_seq=after_seq if after_seq <= hub.durable else 0, taken_seq=self._acked.seq,
+            on_done=self._on_offered,
+        )
         self._offering.start()
 
-    def _on_offered(self) -> None:
+    def _on_offered(self, seq: int) -> None:
         self._offering = None
+        self._is_offered = True
+        self._hub.memory.set_offered(self._index_id, min(seq, self._acked.seq))
+
+    def on_elsewhere(self) -> None:
+        """Changes came from another mirror, and this one may not have them: at the next meeting they are offered."""
+        self._note_offered()
+        self._is_offered = False
+
+    def _note_offered(self) -> None:
+        """While this mirror is followed, whatever is new here came from it or was pushed to it."""
+        if self._is_offered and self._acked.seq > self._hub.memory.offered.get(self._index_id, 0):
+            self._hub.memory.set_offered(self._index_id, self._acked.seq)
 
     def on_want(self, dialled: Dialled, message: ms.Want) -> None:
         if dialled is self._dialled and self._offering is not None:

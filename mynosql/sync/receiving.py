@@ -33,7 +33,7 @@ class Incoming:
         """Rows of which a body is still to come, in pieces."""
         self.transfer: Transfer | None = None
         self.seq = 0
-        """Our newest seq that its rows got."""
+        """Our newest seq when the last of its rows was applied."""
 
     def refuse(self, id_key: bytes, code: str, text: str) -> None:
         position = self.positions.get(id_key)
@@ -50,10 +50,15 @@ class Receiver:
         self._card = card
         self._incoming: dict[int, Incoming] = {}
         self._is_closed = False
+        self._has_begun = False
 
     def close(self) -> None:
         """What is not acknowledged will be sent again, to us or to another mirror."""
         self._is_closed = True
+        self.abandon()
+
+    def abandon(self) -> None:
+        """The node pushes over another link now, and there it sends again what is not acknowledged."""
         for incoming in self._incoming.values():
             if incoming.transfer is not None:
                 self._hub.pieces.cancel(incoming.transfer)
@@ -63,6 +68,9 @@ class Receiver:
         hub = self._hub
         if push.index_id != self._card.index_id:
             raise PeerError(f"{self._link.name}: pushes for another index than the one it greeted with")
+        if not self._has_begun:
+            self._has_begun = True
+            hub.server.end_older_pushes(self._link, self._card.node)
         if push.request in self._incoming:
             return
         if len(self._incoming) >= hub.options.push_queue_max:
@@ -160,7 +168,7 @@ class Receiver:
             if session is not None:
                 self._hub.server.say_bye(session, ms.ByeCode.STORAGE, str(result.error))
             return False
-        incoming.seq = max(incoming.seq, result.last_seq)
+        incoming.seq = max(incoming.seq, result.head)
         for refused in result.refused:
             incoming.refuse(refused.id_key, refused.code, refused.text)
         return True

@@ -8,10 +8,15 @@ Pure; driven by node.Node.
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 from mynosql.errors import PeerError
+from mynosql.row import Row
+from mynosql.scope import Scope, is_within
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.confirming import Awaits
+from mynosql.sync.credit import Credit, size_of
 from mynosql.sync.handshake import (
     choose_version,
     find_loss,
@@ -24,56 +29,77 @@ from mynosql.sync.handshake import (
 from mynosql.sync.hub import Hub
 from mynosql.sync.receiving import Receiver
 
-QUESTIONS_MAX = 32
-"""Unanswered questions of one kind over one link; an honest asker has two Pulls, four Fetches or four pieces."""
+
+class Tail(NamedTuple):
+    """How far a peer with a scope was told of our feed over its link."""
+
+    prefixes: Scope
+    sent: int
+    """It knows what is within its scope up to here."""
+    seen: int
+    """Nothing between the two is within its scope."""
+
+    def take(self, first: int, last: int, *, is_told: bool) -> tuple[int, Tail]:
+        """After which seq a message about first to last begins, and what is known then; is_told: there is one."""
+        after = self.sent if self.seen >= first - 1 else first - 1  # a gap, which the peer will ask for
+        return after, self._replace(sent=last if is_told else after, seen=last)
 
 
 class Served:
     """One conversation that another node began."""
 
-    def __init__(self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str) -> None:
+    def __init__(self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str, *, is_listening: bool) -> None:
         self._hub = hub
         self.link = link
         self.card = card
         self.user_id = user_id
         self.heard_at = hub.now
+        self.is_listening = is_listening
+        """It subscribes to what is published here."""
+        self.is_following = False
+        """It has pulled or pushed: it is not here only to measure us, or to fetch what another lacks."""
+        self.tail: Tail | None = None
+        """It is told over this link what changes within its scope."""
         self.receiver = Receiver(hub, link, card)
-        self._open_questions = 0
+        self.credit = Credit(hub, link)
 
     def close(self) -> None:
+        self.credit.close()
         self.receiver.close()
         self._hub.pieces.drop_link(self.link)
+        self._hub.server.awaits.drop(self.link)
 
     def on_message(self, message: ms.Message) -> None:
         """One message after the Hello. Raises PeerError for one that has no place here."""
         hub = self._hub
+        if not self.is_following and isinstance(message, ms.Pull | ms.Push):
+            self.is_following = True
+            hub.server.load += 1
         if isinstance(message, ms.Pull):
             self._on_pull(message)
         elif isinstance(message, ms.Fetch):
-            self._count_question()
-            self._read_bodies(message.request, message.id_keys)
+            self.credit.ask(partial(self._read_bodies, message.request, message.id_keys))
         elif isinstance(message, ms.FetchPiece):
-            hub.pieces.serve(self.link, message)
+            self.credit.ask(partial(hub.pieces.serve, message, self.credit.send))
         elif isinstance(message, ms.Push):
             self.receiver.on_push(message)
         elif isinstance(message, ms.Piece):
             hub.pieces.on_piece(self.link, message)
         elif isinstance(message, ms.Offer):
-            self._on_offer(message)
+            self.credit.ask(partial(self._on_offer, message))
         elif isinstance(message, ms.Report):
             self._on_report(message)
+        elif isinstance(message, ms.Await):
+            hub.server.awaits.take(self.link, message)
         elif isinstance(message, ms.Mirrors):
             if self.card.is_mirror:
                 hub.members.learn(message.mirrors, is_local=hub.server.is_local)
         elif isinstance(message, ms.Ping):
-            hub.send(self.link, ms.Pong(number=message.number))
-        elif not isinstance(message, ms.Pong):
+            hub.send(self.link, ms.Pong(number=message.number, load=hub.server.load))
+        elif isinstance(message, ms.Pong):
+            self.credit.on_pong(message)
+        else:
             raise PeerError(f"{self.link.name}: {type(message).__name__} does not come from a node that we serve")
-
-    def _count_question(self) -> None:
-        self._open_questions += 1
-        if self._open_questions > QUESTIONS_MAX:
-            raise PeerError(f"{self.link.name}: more than {QUESTIONS_MAX} questions before the first answer")
 
     # Feed
 
@@ -85,9 +111,12 @@ class Served:
         if message.after > hub.durable:
             hub.renew(f"another node knows {message.after} changes of this one, which has {hub.durable}")
             return
-        self._count_question()
-        until = hub.durable
         hub.memory.set_synced()
+        self.credit.ask(partial(self._read_feed, message))
+
+    def _read_feed(self, message: ms.Pull) -> None:
+        hub = self._hub
+        until = hub.durable
         hub.ask(
             lambda token: fx.ReadFeed(
                 token=token, after=message.after, until=until, bytes_max=hub.options.pull_bytes,
@@ -97,21 +126,25 @@ class Served:
         )
 
     def _on_feed(self, asked: ms.Pull, until: int, result: fx.Feed | fx.Failed) -> None:
-        self._open_questions -= 1
         if isinstance(result, fx.Failed):
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
-        self._hub.send(self.link, ms.Entries(
+        rows = result.rows
+        if asked.with_bodies:
+            rows = self._hub.publisher.without_its_own(rows, self.card.node)
+        self.credit.send(ms.Entries(
             request=asked.request, index_id=asked.index_id, after=asked.after, last=result.last, head=until,
-            more=result.more, rows=result.rows,
-        ))
+            more=result.more, rows=rows,
+        ), size_of(rows))
+        if asked.prefixes:
+            self.tail = None if result.more else Tail(asked.prefixes, sent=result.last, seen=result.last)
+            self._hub.server.tailing[self.link] = self
 
     # Bodies
 
     def _read_bodies(self, request: int, id_keys: tuple[bytes, ...]) -> None:
         hub = self._hub
         if not id_keys:
-            self._open_questions -= 1
             return
         hub.ask(
             lambda token: fx.ReadBodies(
@@ -123,12 +156,12 @@ class Served:
 
     def _on_bodies(self, request: int, id_keys: tuple[bytes, ...], result: fx.Held | fx.Failed) -> None:
         if isinstance(result, fx.Failed):
-            self._open_questions -= 1
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
         items = tuple(map(self._item, id_keys, result.rows))
-        self._hub.send(self.link, ms.Bodies(request=request, items=items))
-        self._read_bodies(request, id_keys[len(items) :])
+        rows = tuple(item.row for item in items if item.row is not None)
+        self.credit.send(ms.Bodies(request=request, items=items), size_of(rows))
+        self.credit.ask(partial(self._read_bodies, request, id_keys[len(items) :]))
 
     def _item(self, id_key: bytes, found: fx.HeldRow | None) -> ms.BodyItem:
         if found is None:
@@ -146,14 +179,12 @@ class Served:
     # Offers and reports
 
     def _on_offer(self, message: ms.Offer) -> None:
-        self._count_question()
         self._hub.ask(
             lambda token: fx.CompareOffers(token=token, offers=message.items),
             partial(self._on_compared, message.request),
         )
 
     def _on_compared(self, request: int, result: fx.Compared | fx.Failed) -> None:
-        self._open_questions -= 1
         if isinstance(result, fx.Failed):
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
@@ -167,8 +198,10 @@ class Served:
             raise PeerError(f"{self.link.name}: reports change {message.seq}, the newest is {hub.durable}")
         if message.seq > hub.memory.confirmed.get(self.card.node, 0):
             hub.memory.set_confirmed(self.card.node, message.seq)
-            if message.seq > hub.memory.delivered:
-                hub.memory.set_delivered(message.seq, is_kept=True)
+            delivered = hub.memory.confirmed_by(hub.acks)
+            if delivered > hub.memory.delivered:
+                hub.memory.set_delivered(delivered, is_kept=True)
+            hub.server.awaits.on_report()
             hub.announce(fx.Kind.DELIVERED)
 
 
@@ -178,15 +211,47 @@ class Server:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sessions: dict[fx.Link, Served] = {}
+        self.awaits = Awaits(hub)
         self._held: dict[int, tuple[fx.Link, ms.Hello, str]] = {}
         """Hellos that wait for the older conversation of the same node id to prove that it lives, by node id."""
+        self.tailing: dict[fx.Link, Served] = {}
+        """Those who are told over their link what changes within their scope."""
+        self.load = 0
+        """Nodes that follow this one, or push to it."""
         self._mirror_count = 0
+        self._listening_count = 0
+        self._listening_peer_count = 0
 
     # Audience
 
     @property
     def has_audience(self) -> bool:
-        return bool(self._sessions)
+        """Somebody subscribes to what is published here."""
+        return self._listening_count > 0
+
+    @property
+    def has_tails(self) -> bool:
+        """Somebody is told over its link what changes within its scope."""
+        return bool(self.tailing)
+
+    def tell_tails(self, first: int, last: int, rows: tuple[Row, ...]) -> None:
+        """The rows of our feed from first to last, as far as they are within each scope, and nothing where none is."""
+        within: dict[Scope, tuple[Row, ...]] = {}
+        for session in self.tailing.values():
+            tail = session.tail
+            if tail is None or tail.seen >= last:
+                continue
+            if session.credit.is_used_up:
+                session.tail = None  # it does not read; once it does, its next Pull begins a new one
+                continue
+            found = within.get(tail.prefixes)
+            if found is None:
+                found = within[tail.prefixes] = tuple(row for row in rows if is_within(tail.prefixes, row.id_key))
+            after, session.tail = tail.take(first, last, is_told=bool(found))
+            if found:
+                session.credit.send(ms.Changes(
+                    index_id=self._hub.index_id, first=after + 1, last=last, rows=found,
+                ), size_of(found))
 
     @property
     def has_mirror_audience(self) -> bool:
@@ -200,7 +265,7 @@ class Server:
 
     @property
     def has_peer_audience(self) -> bool:
-        return self._mirror_count < len(self._sessions)
+        return self._listening_peer_count > 0
 
     @property
     def count(self) -> int:
@@ -210,6 +275,12 @@ class Server:
     def is_local(self) -> bool:
         """Those who reach us may be told loopback addresses, and tell them."""
         return self._hub.advertised is None or self._hub.advertised.is_loopback
+
+    def end_older_pushes(self, link: fx.Link, node: int) -> None:
+        """That node pushes over this link: another one is dead, only we have not noticed. Parts of bodies are kept."""
+        for session in self._sessions.values():
+            if session.card.node == node and session.link != link:
+                session.receiver.abandon()
 
     def nodes(self) -> set[int]:
         """Whom we serve."""
@@ -295,18 +366,25 @@ class Server:
         if is_other:
             hub.announce(fx.Kind.DATABASE)
         self.drop(link)
-        session = Served(hub, link, hello.card, user_id)
+        session = Served(hub, link, hello.card, user_id, is_listening=hello.is_listening)
         self._sessions[link] = session
-        self._mirror_count += session.card.is_mirror
+        self._count(session, 1)
         hub.timers.set(("served", link), hub.now + hub.options.served_idle_s, partial(self._check_idle, session))
         hub.send(link, ms.Welcome(
             session=hello.session, version=choose_version(hello), card=our_card(hub), known=known_of(hub, hello.card),
             heartbeat_ms=hub.publisher.next_ms, mirrors=hub.members.infos(),
         ))
         hub.announce(fx.Kind.CONNECTED)
-        hub.publisher.on_audience()
+        if session.is_listening:
+            hub.publisher.on_audience()
         if hello.card.is_mirror:
             hub.members.meet(hello.card, at=None, is_local=self.is_local)
+
+    def _count(self, session: Served, step: int) -> None:
+        is_mirror, is_listening = session.card.is_mirror, session.is_listening
+        self._mirror_count += step * is_mirror
+        self._listening_count += step * is_listening
+        self._listening_peer_count += step * (is_listening and not is_mirror)
 
     # Ends
 
@@ -332,7 +410,9 @@ class Server:
         """That conversation is over, if there is one."""
         session = self._sessions.pop(link, None)
         if session is not None:
-            self._mirror_count -= session.card.is_mirror
+            self._count(session, -1)
+            self.load -= session.is_following
+            self.tailing.pop(link, None)
             self._hub.timers.cancel(("served", link))
             session.close()
             self._hub.announce(fx.Kind.DISCONNECTED)

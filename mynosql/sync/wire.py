@@ -18,7 +18,9 @@ from mynosql.address import Address, parse_address
 from mynosql.batch import WireLimits, pack_wire, unpack_wire
 from mynosql.errors import PeerError
 from mynosql.idkey import ID_KEY_BYTES_MAX
+from mynosql.options import ACKS_MAX
 from mynosql.row import Row, Version
+from mynosql.scope import PREFIX_CHARACTERS_MAX, PREFIXES_MAX
 from mynosql.sync import messages as ms
 
 FRAME_BYTES_MAX = 512 << 10
@@ -36,7 +38,6 @@ OFFERS_MAX = 4096
 PUSH_ROWS_MAX = 1024
 """Rows of one Push: their refusals must fit into one Ack."""
 MIRRORS_MAX = 256
-PREFIXES_MAX = 64
 DATABASES_MAX = 8
 
 _U16, _U31, _U64 = (1 << 16) - 1, (1 << 31) - 1, (1 << 64) - 1
@@ -189,7 +190,7 @@ _SMALL = 1 << 10
 _SHAPES = (
     _Shape(1, ms.Hello, 4 << 10, {
         "version_low": _number(_U16), "version_high": _number(_U16), "database": _text(100), "session": _REQUEST,
-        "is_merging": _FLAG, "card": _CARD, "known": _KNOWN,
+        "is_merging": _FLAG, "card": _CARD, "known": _KNOWN, "is_listening": _FLAG,
     }),
     _Shape(2, ms.Welcome, 128 << 10, {
         "session": _REQUEST, "version": _number(_U16), "card": _CARD, "known": _KNOWN, "heartbeat_ms": _number(60_000),
@@ -197,8 +198,8 @@ _SHAPES = (
     }),
     _Shape(3, ms.Refused, 4 << 10, {"session": _REQUEST, "code": _enum(ms.RefusedCode), "text": _TEXT}),
     _Shape(4, ms.Pull, 64 << 10, {
-        "request": _REQUEST, "index_id": _ID, "after": _SEQ, "prefixes": _array(_text(200), PREFIXES_MAX),
-        "with_bodies": _FLAG,
+        "request": _REQUEST, "index_id": _ID, "after": _SEQ,
+        "prefixes": _array(_text(PREFIX_CHARACTERS_MAX), PREFIXES_MAX), "with_bodies": _FLAG,
     }),
     _Shape(5, ms.Entries, _SMALL, {
         "request": _REQUEST, "index_id": _ID, "after": _SEQ, "last": _SEQ, "head": _SEQ, "more": _FLAG,
@@ -219,8 +220,12 @@ _SHAPES = (
     _Shape(14, ms.Report, _SMALL, {"index_id": _ID, "seq": _SEQ}),
     _Shape(15, ms.Mirrors, 128 << 10, {"mirrors": _MIRRORS}),
     _Shape(16, ms.Ping, _SMALL, {"number": _REQUEST}),
-    _Shape(17, ms.Pong, _SMALL, {"number": _REQUEST}),
+    _Shape(17, ms.Pong, _SMALL, {"number": _REQUEST, "load": _number(_U31)}),
     _Shape(18, ms.Bye, 4 << 10, {"code": _enum(ms.ByeCode), "text": _TEXT}),
+    _Shape(22, ms.Await, _SMALL, {
+        "request": _REQUEST, "index_id": _ID, "seq": _SEQ, "count": _number(ACKS_MAX),
+    }),
+    _Shape(23, ms.Confirmed, _SMALL, {"request": _REQUEST, "index_id": _ID}),
     _Shape(32, ms.Changes, _SMALL, {"index_id": _ID, "first": _SEQ, "last": _SEQ}, "rows"),
     _Shape(33, ms.Heartbeat, _SMALL, {
         "index_id": _ID, "head": _SEQ, "next_ms": _number(60_000), "is_filling": _FLAG,

@@ -1,9 +1,10 @@
-"""A TCP proxy for loopback links that can be cut, swallowed up, or cut after an exact number of bytes; it counts them.
+"""A TCP proxy for links that can be cut, delayed, swallowed up, or cut after an exact number of bytes; it counts them.
 
     with Proxy("127.0.0.1", mirror_port) as proxy:
         peer.addpeer(f"http://127.0.0.1:{proxy.port}")
         proxy.cut()             # every connection is reset, new ones too
         proxy.restore()
+        proxy.delay(0.3, jitter_s=0.1)  # every byte arrives that late; connections overtake each other
 
 A node that listens has two neighbouring ports: the proxy listens on two neighbouring ports as well. A mirror tells
 others its own address, past the proxy: open it with advertise= the proxy's. One thread owns every socket; each call
@@ -14,11 +15,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import enum
+import math
 import queue
+import random
 import selectors
 import socket
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,6 +31,8 @@ T = TypeVar("T")
 
 PORTS_OF_A_NODE = 2
 CHUNK_BYTES = 1 << 16
+DELAYED_BYTES_MAX = 4 << 20
+"""Bytes on their way in one direction of one delayed connection: 13 MB/s at 300 ms."""
 CALL_DEADLINE_S = 10.0
 CONNECT_DEADLINE_S = 2.0
 BIND_ATTEMPTS = 50
@@ -44,9 +51,12 @@ class LinkState(enum.Enum):
 class Proxy:
     """Forwards connections of `port`, `port + 1`… to the same count of neighbouring ports of the target."""
 
-    def __init__(self, target_host: str, target_port: int, *, port_count: int = PORTS_OF_A_NODE) -> None:
+    def __init__(
+        self, target_host: str, target_port: int, *, port_count: int = PORTS_OF_A_NODE, host: str = "127.0.0.1"
+    ) -> None:
+        """host: the address of this machine, as its thread sees it, to listen at."""
         self._target_host = target_host
-        self._listeners = _bind_neighbours(port_count)
+        self._listeners = _bind_neighbours(port_count, host)
         self._target_ports = {
             listener.fileno(): target_port + offset for offset, listener in enumerate(self._listeners)
         }
@@ -56,6 +66,8 @@ class Proxy:
         self._bytes_from_target = 0
         self._state = LinkState.UP
         self._bytes_until_cut: int | None = None
+        self._delay_s = self._jitter_s = 0.0
+        self._random = random.Random(1)
         self._links: set[_Link] = set()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -111,6 +123,10 @@ class Proxy:
         """Hand on `count` more bytes, both directions together, not one more, then cut()."""
         self._call(lambda: self._set_bytes_until_cut(count))
 
+    def delay(self, delay_s: float, *, jitter_s: float = 0.0) -> None:
+        """Every byte from now on arrives delay_s to delay_s + jitter_s later; a connection keeps its order."""
+        self._call(lambda: self._set_delay(delay_s, jitter_s))
+
     def set_target(self, target_port: int) -> None:
         """New connections go to this port (and its neighbours): the mirror came back elsewhere."""
         self._call(lambda: self._set_target(target_port))
@@ -142,10 +158,12 @@ class Proxy:
             while not self._is_stopping:
                 with selectors.DefaultSelector() as selector:
                     self._register(selector)
-                    ready = selector.select()
+                    ready = selector.select(self._timeout_s())
                 for key, _ in ready:
                     handle: Callable[[], None] = key.data
                     handle()
+                for link in self._due_links():
+                    self._forward(link)
         finally:
             self._close_links()
             for open_socket in (*self._listeners, self._wake_reader, self._wake_writer):
@@ -160,6 +178,18 @@ class Proxy:
         for link in self._links:
             for end, events in link.wanted_events():
                 selector.register(end, events, lambda link=link: self._forward(link))
+
+    def _timeout_s(self) -> float | None:
+        due = min((link.due for link in self._links), default=math.inf)
+        if due == math.inf or self._state is LinkState.BLACK_HOLE:
+            return None
+        return max(due - time.monotonic(), 0.0)
+
+    def _due_links(self) -> list[_Link]:
+        if self._state is LinkState.BLACK_HOLE:
+            return []
+        now = time.monotonic()
+        return [link for link in self._links if link.due <= now]
 
     def _carry_out_calls(self) -> None:
         self._wake_reader.recv(CHUNK_BYTES)
@@ -187,11 +217,12 @@ class Proxy:
         if link not in self._links:
             return  # closed by an earlier event of the same round
         try:
-            sent = link.to_target.step(self._bytes_until_cut)
+            arrives_at = self._arrives_at()
+            sent = link.to_target.step(self._bytes_until_cut, arrives_at)
             self._bytes_to_target += sent
             self._spend(sent)
             if link in self._links:
-                received = link.from_target.step(self._bytes_until_cut)
+                received = link.from_target.step(self._bytes_until_cut, arrives_at)
                 self._bytes_from_target += received
                 self._spend(received)
         except OSError:
@@ -199,6 +230,15 @@ class Proxy:
             return
         if link in self._links and link.to_target.is_done and link.from_target.is_done:
             self._close(link)
+
+    def _arrives_at(self) -> float:
+        """When what is read now reaches the other side; 0: at once."""
+        if not self._delay_s and not self._jitter_s:
+            return 0.0
+        return time.monotonic() + self._delay_s + self._random.uniform(0.0, self._jitter_s)
+
+    def _set_delay(self, delay_s: float, jitter_s: float) -> None:
+        self._delay_s, self._jitter_s = delay_s, jitter_s
 
     def _spend(self, count: int) -> None:
         if self._bytes_until_cut is None:
@@ -249,46 +289,91 @@ class _Link:
         self.to_target = _Pipe(client, target)
         self.from_target = _Pipe(target, client)
 
+    @property
+    def due(self) -> float:
+        """When delayed bytes are to be handed on; infinity: none wait for their time."""
+        return min(self.to_target.due, self.from_target.due)
+
     def wanted_events(self) -> list[tuple[socket.socket, int]]:
         """What each end must become ready for; an end with nothing to do is left out, or poll would spin on its EOF."""
         events = {self.client: 0, self.target: 0}
         for pipe in (self.to_target, self.from_target):
-            if pipe.pending:
+            if pipe.is_blocked:
                 events[pipe.sink] |= selectors.EVENT_WRITE
-            elif not pipe.is_at_eof:
+            if pipe.has_room:
                 events[pipe.source] |= selectors.EVENT_READ
         return [(end, wanted) for end, wanted in events.items() if wanted]
 
 
 class _Pipe:
-    """One direction: at most one chunk waits between the two sockets, so that a slow reader slows its writer."""
+    """One direction. At most one chunk waits between the two sockets, so that a slow reader slows its writer; of
+    delayed bytes as many as a long line holds."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
         self.sink = sink
-        self.pending = b""
         self.is_at_eof = False
         self.is_done = False
+        self.is_blocked = False
+        """Bytes that have arrived wait for the sink."""
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        """Chunks and when each arrives; the last one may be empty: the end."""
+        self._waiting_bytes = 0
 
-    def step(self, bytes_max: int | None) -> int:
-        """Read a chunk if none waits, hand on what the sink takes; returns the bytes handed on, at most bytes_max."""
-        try:
-            if not self.pending and not self.is_at_eof:
-                self.pending = self.source.recv(CHUNK_BYTES)
-                self.is_at_eof = not self.pending
-            sent = self.sink.send(self.pending[:bytes_max]) if self.pending else 0
-        except BlockingIOError:
-            return 0
-        self.pending = self.pending[sent:]
-        if self.is_at_eof and not self.is_done:
-            self.is_done = True
-            self.sink.shutdown(socket.SHUT_WR)
+    @property
+    def due(self) -> float:
+        return self._waiting[0][0] if self._waiting and not self.is_blocked else math.inf
+
+    @property
+    def has_room(self) -> bool:
+        if self.is_at_eof:
+            return False
+        return not self._waiting or (self._waiting[-1][0] > 0 and self._waiting_bytes < DELAYED_BYTES_MAX)
+
+    def step(self, bytes_max: int | None, arrives_at: float) -> int:
+        """Read a chunk if there is room, hand on what has arrived and the sink takes; returns the bytes handed on.
+
+        bytes_max: of these at most. arrives_at: what is read now is handed on then, not before.
+        """
+        if self.has_room:
+            self._read(arrives_at)
+        sent = 0
+        self.is_blocked = False
+        while self._waiting and self._waiting[0][0] <= time.monotonic():
+            at, chunk = self._waiting[0]
+            if not chunk:
+                self._waiting.clear()
+                self.is_done = True
+                self.sink.shutdown(socket.SHUT_WR)
+                break
+            try:
+                count = self.sink.send(chunk if bytes_max is None else chunk[: bytes_max - sent])
+            except BlockingIOError:
+                count = 0
+            sent += count
+            self._waiting_bytes -= count
+            if count == len(chunk):
+                self._waiting.popleft()
+                continue
+            self._waiting[0] = at, chunk[count:]
+            self.is_blocked = True
+            break
         return sent
+
+    def _read(self, arrives_at: float) -> None:
+        try:
+            chunk = self.source.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        self.is_at_eof = not chunk
+        self._waiting_bytes += len(chunk)
+        latest = self._waiting[-1][0] if self._waiting else 0.0
+        self._waiting.append((max(arrives_at, latest), chunk))
 
 
 def find_free_port(count: int = PORTS_OF_A_NODE) -> int:
     """A port of 127.0.0.1, free together with its neighbours above, for a node that must listen at a known one."""
-    listeners = _bind_neighbours(count)
+    listeners = _bind_neighbours(count, "127.0.0.1")
     port: int = listeners[0].getsockname()[1]
     for listener in listeners:
         listener.close()
@@ -301,14 +386,14 @@ def _reset(end: socket.socket) -> None:
     end.close()
 
 
-def _bind_neighbours(count: int) -> list[socket.socket]:
-    """Listening sockets on `count` neighbouring free ports of 127.0.0.1."""
+def _bind_neighbours(count: int, host: str) -> list[socket.socket]:
+    """Listening sockets on `count` neighbouring free ports of that host."""
     for _ in range(BIND_ATTEMPTS):
-        listeners = [socket.create_server(("127.0.0.1", 0))]
+        listeners = [socket.create_server((host, 0))]
         port = listeners[0].getsockname()[1]
         try:
             for offset in range(1, count):
-                listeners.append(socket.create_server(("127.0.0.1", port + offset)))
+                listeners.append(socket.create_server((host, port + offset)))
         except (OSError, OverflowError):
             for listener in listeners:
                 listener.close()
@@ -316,4 +401,4 @@ def _bind_neighbours(count: int) -> list[socket.socket]:
         for listener in listeners:
             listener.setblocking(False)
         return listeners
-    raise AssertionError(f"no {count} neighbouring ports free on 127.0.0.1 in {BIND_ATTEMPTS} attempts")
+    raise AssertionError(f"no {count} neighbouring ports free on {host} in {BIND_ATTEMPTS} attempts")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -77,6 +80,11 @@ def receive_exactly(client: socket.socket, count: int) -> bytes:
     while len(data) < count and (more := client.recv(count - len(data))):
         data += more
     return data
+
+
+def latest_due(proxy: Proxy) -> float:
+    """When the delayed bytes of the only connection that has some are handed on; infinity: there are none."""
+    return proxy._call(lambda: min((link.due for link in proxy._links), default=math.inf))
 
 
 def is_reset(client: socket.socket) -> bool:
@@ -221,3 +229,65 @@ def test_stop_frees_the_port_ends_the_thread_and_may_be_called_twice(echo: EchoS
         pass
     with pytest.raises(AssertionError, match="was stopped"):
         proxy.cut()
+
+
+def test_a_delayed_byte_arrives_no_earlier_and_the_next_ones_do_not_wait_for_it(
+    proxy: Proxy, connect: Callable[[], socket.socket]
+) -> None:
+    client = connect()
+    proxy.delay(0.1)
+    started = time.monotonic()
+    for number in range(5):
+        client.sendall(bytes([number]))
+    assert receive_exactly(client, 5) == bytes(range(5))
+    took_s = time.monotonic() - started
+    assert took_s >= 0.2, "there and back"
+    assert took_s < 1.0, "five bytes one after the other, each waiting for the one before"
+    proxy.delay(0.0)
+    client.sendall(b"x")
+    assert receive_exactly(client, 1) == b"x"
+
+
+def test_many_bytes_are_on_their_way_at_once_and_arrive_unchanged(
+    proxy: Proxy, connect: Callable[[], socket.socket]
+) -> None:
+    client = connect()
+    proxy.delay(0.05, jitter_s=0.05)
+    payload = random.Random(1).randbytes(2 << 20)
+    sender = threading.Thread(target=client.sendall, args=(payload,))
+    sender.start()
+    assert receive_exactly(client, len(payload)) == payload
+    sender.join(DEADLINE_S)
+    assert proxy.bytes_from_target == len(payload)
+
+
+def test_connections_overtake_each_other_and_the_end_comes_last(
+    proxy: Proxy, connect: Callable[[], socket.socket]
+) -> None:
+    first, second = connect(), connect()
+    proxy.delay(0.3)
+    first.sendall(b"first")
+    wait_until(lambda: latest_due(proxy) < math.inf)
+    proxy.delay(0.0)
+    second.sendall(b"second")
+    assert receive_exactly(second, 6) == b"second"
+    first.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        first.recv(1)
+    first.setblocking(True)
+    first.shutdown(socket.SHUT_WR)
+    assert receive_exactly(first, 5) == b"first"
+    assert first.recv(1) == b""
+
+
+def test_a_black_hole_holds_what_was_delayed(proxy: Proxy, connect: Callable[[], socket.socket]) -> None:
+    client = connect()
+    proxy.delay(0.02)
+    client.sendall(b"x")
+    wait_until(lambda: latest_due(proxy) < math.inf)
+    proxy.black_hole()
+    due = latest_due(proxy)
+    wait_until(lambda: time.monotonic() > due + 0.05)
+    assert proxy.bytes_from_target == 0
+    proxy.restore()
+    assert receive_exactly(client, 1) == b"x"

@@ -7,6 +7,7 @@ import pytest
 from mynosql.errors import OptionInvalid
 from mynosql.net.options import NetOptions
 from mynosql.sync import wire
+from mynosql.sync.options import SyncOptions
 
 
 @pytest.mark.parametrize("name", NetOptions.__slots__)
@@ -26,3 +27,7 @@ def test_every_message_of_the_sessions_fits() -> None:
     assert NetOptions().frame_bytes_max >= wire.FRAME_BYTES_MAX
     # and the topic before it
     assert NetOptions().frames_max >= wire.FRAMES_MAX + 1
+
+
+def test_a_subscriber_that_hangs_costs_64_mib_at_most() -> None:
+    assert NetOptions().publish_messages_max * SyncOptions().publish_bytes <= 64 << 20

@@ -5,14 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
 from mynosql.address import Address
-from mynosql.net import sockets
+from mynosql.errors import PeerRefused
+from mynosql.net import outbound, sockets
+from mynosql.net.knocking import Answer
 from mynosql.net.options import Listening, NetOptions
+from mynosql.net.outbound import Connection
+from mynosql.sync.effects import Link
 from tests.faults.proxy import Proxy
 from tests.net.recorder import QUICK, Node, linked, wait_equal, wait_published
 from tests.waiting import wait_until
@@ -241,7 +246,7 @@ def test_a_name_that_never_answers_delays_neither_others_nor_the_stop(
 
 
 def test_a_dead_address_is_tried_ever_less_often(tmp_path: Path) -> None:
-    options = type(QUICK)(retry_s_min=0.02, retry_s_max=10.0)
+    options = type(QUICK)(retry_s_min=0.02, retry_s_max=10.0, retry_s_unreached=10.0)
     with Node(tmp_path / "b", options=options) as b, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: refuses
         b.dial(Address("127.0.0.1", closed.getsockname()[1]))
@@ -250,6 +255,93 @@ def test_a_dead_address_is_tried_ever_less_often(tmp_path: Path) -> None:
         for number in range(5):
             assert b.seen.down_at[number + 1] - b.seen.down_at[number] >= 0.02 * 2**number / 2
         assert "nothing answers at 127.0.0.1:" in b.seen.downs[0][1]
+
+
+def pause_after(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, outage_s: float, refusal: PeerRefused | None
+) -> float:
+    """The pause after ten more failed attempts, that time after the connection was lost."""
+    monkeypatch.setattr(connection, "_lost_at", time.monotonic() - outage_s)
+    for _ in range(10):
+        connection._end("nothing answers", refusal)
+    return connection._pause_s
+
+
+@pytest.mark.parametrize(("outage_s", "pause_s"), [(0.0, 0.25), (30.0, 0.5), (240.0, 4.0), (3600.0, 5.0)])
+def test_what_is_not_reached_is_tried_again_after_a_small_share_of_the_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage_s: float, pause_s: float
+) -> None:
+    with Node(tmp_path / "b", options=NetOptions()) as b, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        link = b.dial(Address("127.0.0.1", closed.getsockname()[1]))
+
+        def pause_of(refusal: PeerRefused | None) -> float:
+            return b.io.call(lambda: pause_after(b.io._dials[link.name], monkeypatch, outage_s, refusal))
+
+        assert pause_of(None) == pytest.approx(pause_s, rel=0.05)
+        # Whoever answers and refuses is asked as seldom as ever: nothing but a person helps there
+        assert pause_of(PeerRefused("another secret")) == 5.0
+        # Whoever breaks off without a word may be a tunnel whose other end is away
+        b.io._dials[link.name]._silent_ends = 2
+        assert pause_of(PeerRefused("not a word")) == pytest.approx(pause_s, rel=0.05)
+
+
+class FakeKnocks:
+    """Knocks that say what the test tells them."""
+
+    made: list[FakeKnocks] = []
+
+    def __init__(self, *where: object, on_answer: Callable[[Answer], None], **more: object) -> None:
+        self.on_answer = on_answer
+        self.is_closed = False
+        self.made.append(self)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Node, Link]]:
+    """A node whose request to connect is dropped by a full queue, and the link that it wants."""
+    monkeypatch.setattr(outbound, "Knocks", FakeKnocks)
+    monkeypatch.setattr(FakeKnocks, "made", [])
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), Node(tmp_path / "b", options=NetOptions()) as b:
+            link = b.dial(Address("127.0.0.1", port))
+            wait_until(lambda: FakeKnocks.made)
+            yield b, link
+
+
+def test_a_request_that_hangs_is_made_anew_once_a_knock_was_heard(hanging: tuple[Node, Link]) -> None:
+    node, link = hanging
+    dial = node.io._dials[link.name]
+    first, knocks = dial._socket, FakeKnocks.made[0]
+    node.io.call(lambda: knocks.on_answer(Answer.OPEN))
+    assert first is not None
+    assert first.closed
+    assert dial._socket is not None
+    assert not dial._socket.closed
+    assert knocks.is_closed
+    assert len(FakeKnocks.made) == 2, "the new request may hang as well"
+    assert node.seen.downs == [], "it is still the same attempt"
+
+
+def test_a_request_that_hangs_is_over_once_a_knock_was_refused(hanging: tuple[Node, Link]) -> None:
+    node, link = hanging
+    node.io.call(lambda: FakeKnocks.made[0].on_answer(Answer.REFUSED))
+    assert [down for down, _ in node.seen.downs] == [link]
+    assert "nothing answers" in node.seen.downs[0][1]
+
+
+def test_a_connection_that_came_about_is_not_knocked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handshake may take long: 300 ms away it is four times that."""
+    monkeypatch.setattr(outbound, "Knocks", FakeKnocks)
+    monkeypatch.setattr(FakeKnocks, "made", [])
+    with socket.create_server(("127.0.0.1", 0)) as silent, Node(tmp_path / "b", options=NetOptions()) as b:
+        b.dial(Address("127.0.0.1", silent.getsockname()[1]))
+        wait_until(lambda: FakeKnocks.made and FakeKnocks.made[0].is_closed)
+        assert b.seen.downs == []
 
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)

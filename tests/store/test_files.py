@@ -255,15 +255,32 @@ def test_when_not_even_the_half_written_tail_can_be_dropped_no_later_write_is_ta
     assert files.size("a") == 4
 
 
-def test_a_failed_flush_names_the_file_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = DiskFiles(str(tmp_path)).open_append("a")
+@pytest.mark.parametrize(
+    ("doing", "act"),
+    [
+        ("flush to disk", lambda files: files.open_append("a").flush()),
+        ("flush the folder", lambda files: files.sync_folder()),
+        ("replace", lambda files: files.write_atomic("b", b"new")),
+        ("truncate", lambda files: files.truncate("a", 1)),
+    ],
+)
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_a_failed_flush_is_never_a_full_disk_that_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str, act: Callable[[DiskFiles], None], error: OSError
+) -> None:
+    files = DiskFiles(str(tmp_path))
+    files.open_append("a").write(b"text")
 
     def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        raise error
 
-    monkeypatch.setattr(os, "fdatasync", fail)
-    with pytest.raises(StorageFailed, match=r"/a: cannot flush to disk: Input/output error; check the disk"):
-        file.flush()
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, fail)
+    with pytest.raises(StorageFailed, match=f": cannot {doing}: {error.strerror}; what was written last may be lost"):
+        act(files)
+    assert files.list() == ["a"]
 
 
 @pytest.mark.parametrize("size", [3_000, 30_000])

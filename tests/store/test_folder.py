@@ -46,6 +46,21 @@ def test_a_missing_folder_is_made_with_its_parents_for_its_owner_only(
     assert (place / "format").read_text() == "MyNoSQL database, format 1\n"
 
 
+def test_the_names_of_a_new_folder_and_its_parents_are_durable_before_anything_is_in_it(
+    place: Path, mint: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        module.DiskFiles, "sync_folder", lambda files: synced.append((files.path(""), (place / "format").exists()))
+    )
+    Folder.open(place, mint=mint).close()
+    above = [(str(folder) + os.sep, False) for folder in (place.parent, place.parent.parent)]
+    assert synced[: len(above)] == above
+    synced.clear()
+    Folder.open(place, mint=mint).close()
+    assert synced == []
+
+
 def test_the_node_id_is_minted_once_and_found_again(place: Path, mint: Callable[[int], bytes]) -> None:
     first = Folder.open(place, mint=mint)
     first.close()

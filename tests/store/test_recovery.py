@@ -198,6 +198,19 @@ def test_the_first_seal_may_be_the_unfinished_one() -> None:
     assert store.check().problems == ()
 
 
+@pytest.mark.parametrize("size", [1, 19, 20])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_torn_header_of_a_shard_is_not_written_behind(number: int, size: int) -> None:
+    store, files, index = filled()
+    if number:
+        seal(store)
+        store.put_one(row_of("a", 1))
+    files.open_append(f"shard-{number:08d}").write(bytes(size))
+    store = Store.open(files, index.crash(), SMALL)
+    seal(store)
+    assert store.check().problems == ()
+
+
 def test_an_index_that_does_not_know_the_shards_is_refused_and_nothing_is_cut() -> None:
     store, files, index = filled()
     seal(store)

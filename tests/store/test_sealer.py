@@ -157,8 +157,11 @@ def test_a_failed_fsync_makes_the_store_read_only_for_good(failing: str) -> None
     assert job is not None
     with pytest.raises(StorageFailed) as failed:
         job.run()
+    done: list[tuple[str, str]] = []
+    files.on_operation = lambda doing, name: done.append((doing, name))
+    before = {name: files.size(name) for name in files.list()}
     store.finish(job, failed.value)
-    files.on_operation = lambda doing, name: None
+    assert (done, before) == ([], {name: files.size(name) for name in files.list()}), "the files are left as they are"
     assert store.durable_seq == 10
     assert store.read_only_reason == "flush failed"
     with pytest.raises(StorageFailed, match="flush failed"):

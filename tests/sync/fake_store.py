@@ -117,8 +117,10 @@ class FakeStore:
         if todo or notes:
             self._put(list(todo.values()), notes)
         if not changed:
-            return fx.Applied(refused=tuple(refused))
-        return fx.Applied(first_seq=first, last_seq=self.head, refused=tuple(refused), is_copy=is_copy)
+            return fx.Applied(head=self.head, refused=tuple(refused))
+        return fx.Applied(
+            first_seq=first, last_seq=self.head, head=self.head, refused=tuple(refused), is_copy=is_copy
+        )
 
     def _fault(self, row: Row, mine: Row | None, is_push: bool) -> str | None:
         for leaf, body in zip(row.leaves, row.bodies, strict=True):
@@ -163,7 +165,7 @@ class FakeStore:
             bodies = tuple(
                 body if body is not None and len(body) <= effect.body_bytes_max else None for body in row.bodies
             )
-            rows.append(row._replace(bodies=bodies, owed=False))
+            rows.append(row._replace(bodies=bodies))
             spent += 60 + sum(len(body) for body in bodies if body is not None)
             if spent >= effect.bytes_max and position + 1 < len(ordered):
                 last = row.seq

@@ -53,6 +53,7 @@ class Connection:
     number: int
     client: Machine
     address: Address
+    made_at: float
     server: Machine | None = None
     is_up: bool = False
     is_over: bool = False
@@ -74,6 +75,8 @@ class World:
         self.now = 0.0
         self.database = "Test"
         self.latency_s = latency_s
+        self.latencies_s: dict[frozenset[str], float] = {}
+        """One way, between two machines by name, where it is not latency_s."""
         self.jitter_s = 0.0
         self.reorder = False
         self.duplicate_share = 0.0
@@ -112,14 +115,21 @@ class World:
         """What that machine answered to injected messages over served links."""
         return [message for name, _, message in self.strays if name == machine.name and isinstance(message, kind)]
 
-    def mirror(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
-        return self._machine(name, True, knows, options)
+    def mirror(
+        self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None, **how: Any
+    ) -> Machine:
+        """how: further arguments of Machine."""
+        return self._machine(name, True, knows, options, how)
 
-    def peer(self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None) -> Machine:
-        return self._machine(name, False, knows, options)
+    def peer(
+        self, name: str, *, knows: Iterable[str] = (), options: SyncOptions | None = None, **how: Any
+    ) -> Machine:
+        return self._machine(name, False, knows, options, how)
 
-    def _machine(self, name: str, is_mirror: bool, knows: Iterable[str], options: SyncOptions | None) -> Machine:
-        machine = Machine(self, name, is_mirror=is_mirror, knows=knows, options=options or self.options)
+    def _machine(
+        self, name: str, is_mirror: bool, knows: Iterable[str], options: SyncOptions | None, how: dict[str, Any]
+    ) -> Machine:
+        machine = Machine(self, name, is_mirror=is_mirror, knows=knows, options=options or self.options, **how)
         self.machines[name] = machine
         return machine
 
@@ -181,13 +191,14 @@ class World:
     def _is_mute(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self._mutes
 
-    def _delay(self) -> float:
-        return self.latency_s + self.rng.random() * self.jitter_s
+    def _delay(self, *names: str) -> float:
+        """names: of both ends, whose latency may be another than everybody's."""
+        return self.latencies_s.get(frozenset(names), self.latency_s) + self.rng.random() * self.jitter_s
 
     def dial(self, client: Machine, address: Address) -> None:
         assert address not in client.links, f"{client.name} dials {address} twice"
         self._count += 1
-        connection = Connection(self._count, client, address)
+        connection = Connection(self._count, client, address, self.now)
         client.links[address] = connection
         self.connections.append(connection)
         self.at(self.now + self._delay(), lambda: self._connect(connection, 1))
@@ -202,10 +213,11 @@ class World:
             client.perform(client.node.on_link_up(fx.Link.dial(connection.address), self.now))
             return
         if server is not None and self._is_mute(client.name, server.name):
-            self.at(self.now + 1.0, lambda: self._connect(connection, tries))  # SYN after SYN
+            self.at(self.now + 0.4, lambda: self._connect(connection, tries))  # knock after knock
             return
         if server is None or not server.is_alive or not server.is_mirror or self._is_cut(client.name, server.name):
-            self.at(self.now + min(0.05 * 2**tries, 5.0), lambda: self._connect(connection, tries + 1))
+            longest_s = min(max(0.25, (self.now - connection.made_at) / 60), 5.0)
+            self.at(self.now + min(0.05 * 2**tries, longest_s), lambda: self._connect(connection, tries + 1))
             client.perform(client.node.on_link_down(fx.Link.dial(connection.address), self.now))
             return
         connection.server, connection.is_up = server, True
@@ -265,7 +277,7 @@ class World:
         number = connection.number
         copies = 2 if self.rng.random() < self.duplicate_share else 1
         for _ in range(copies):
-            due = self.now + self._delay()
+            due = self.now + self._delay(sender.name, receiver.name)
             if not self.reorder:
                 due = max(due, connection.arrives_at.get(sender.name, 0.0))
                 connection.arrives_at[sender.name] = due
@@ -369,7 +381,8 @@ class World:
             return False
         if any(machine.is_mirror and machine.store.missing_bodies() for machine in living):
             return False
-        return not any(machine.pending for machine in living if not machine.is_mirror)
+        mirror_count = sum(machine.is_mirror for machine in living)
+        return not any(machine.owes(mirror_count) for machine in living if not machine.is_mirror)
 
     def settle(self, within_s: float = 60.0) -> float:
         try:
@@ -416,7 +429,7 @@ def hello(**changes: Any) -> ms.Hello:
     """The Hello of a peer; `card` changes go to the card."""
     fields: dict[str, Any] = {
         "version_low": 1, "version_high": 1, "database": "Test", "session": 5, "is_merging": False,
-        "card": card(is_mirror=False), "known": None,
+        "card": card(is_mirror=False), "known": None, "is_listening": True,
     }
     return ms.Hello(**{**fields, **changes})
 

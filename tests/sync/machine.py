@@ -37,11 +37,14 @@ class Subscription:
 class Machine:
     """One node with its store and the interpreter of its effects. Survives being killed."""
 
-    def __init__(self, world: World, name: str, *, is_mirror: bool, knows: Iterable[str], options: SyncOptions) -> None:
+    def __init__(
+        self, world: World, name: str, *, is_mirror: bool, knows: Iterable[str], options: SyncOptions, acks: int = 1,
+    ) -> None:
         self.world = world
         self.name = name
         self.is_mirror = is_mirror
         self.options = options
+        self.acks = acks
         self.store = FakeStore()
         self.node_id = world.rng.getrandbits(64)
         self.index_id = world.rng.randbytes(16)
@@ -58,6 +61,8 @@ class Machine:
         self._wake_at: float | None = None
         self._next_request = 1
         self.can_publish = True
+        self.can_sync = True
+        """False: what is written stays in memory only."""
         self.start(knows)
 
     @property
@@ -74,7 +79,7 @@ class Machine:
         self.node = Node(
             NodeConfig(
                 database=world.database, node=self.node_id, index_id=self.index_id, nonce=world.rng.getrandbits(64),
-                is_mirror=self.is_mirror,
+                is_mirror=self.is_mirror, acks=self.acks,
             ),
             notes=self.store.notes, head=self.store.durable_seq, hlc=hlc, rng=random.Random(world.rng.getrandbits(64)),
             options=self.options,
@@ -163,6 +168,11 @@ class Machine:
     def pending(self) -> int:
         return sum(self.node.is_owed(row.seq, row.owed) for row in self.store.rows.values())
 
+    def owes(self, mirror_count: int) -> bool:
+        """Something is not where it should be; with fewer mirrors than it asks for, one that has it is enough."""
+        reached = self.node.delivered_seq if mirror_count >= self.acks else self.node.acked_seq
+        return any(row.seq > reached and self.node.is_owed(row.seq, row.owed) for row in self.store.rows.values())
+
     # The interpreter: as replica.Replica, over the fake store
 
     def perform(self, effects: list[fx.Effect]) -> None:
@@ -249,7 +259,7 @@ class Machine:
 
     def _on_sync(self, node: Node) -> None:
         self._is_sync_due = False
-        if node is not self.node or not self.is_alive:
+        if node is not self.node or not self.is_alive or not self.can_sync:
             return
         before = self.store.durable_seq
         self.store.sync()

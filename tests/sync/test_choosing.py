@@ -119,11 +119,32 @@ def test_dead_addresses_are_tried_ever_more_rarely() -> None:
     world.dial = lambda client, address: (dials.append(world.now), real(client, address))[1]  # type: ignore[func-returns-value, method-assign]
     world.run(300.0)
 
-    assert 40 < len(dials) < 200
+    assert 40 < len(dials) < 600
     early = [at for at in dials if at < 5]
     late = [at for at in dials if at > 290]
     assert len(late) < len(early)
     assert peer.node.has_live_mirror is False
+
+
+@obeys("What is not reached is tried again after 1/50 of the time that this has lasted, or sooner: an outage of half …")
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_the_first_mirror_that_is_back_after_half_a_minute_is_followed_within_a_second(
+    seed: int, is_noticed: bool
+) -> None:
+    world = World(seed=seed)
+    for name in ("m1", "m2"):
+        world.mirror(name, knows=["m1", "m2"])
+    peer = world.peer("p1", knows=["m1", "m2"])
+    world.run_until(lambda: peer.follows == "m1")
+    for name in ("m1", "m2"):
+        (world.cut if is_noticed else world.mute)("p1", name)
+
+    world.run(30.0 + seed / 10)
+    assert peer.follows is None
+    world.heal()
+
+    world.run_until(lambda: peer.follows is not None, within_s=1.0)
 
 
 def test_a_single_address_costs_no_timer_while_it_is_dead() -> None:

@@ -136,6 +136,7 @@ def test_a_mirror_that_answers_under_our_own_node_id_makes_us_renew() -> None:
     ms.Pull(request=1, index_id=b"I" * 16, after=0, prefixes=(), with_bodies=True),
     ms.Hello(
         version_low=1, version_high=1, database="Test", session=1, is_merging=False, card=card(), known=None,
+        is_listening=True,
     ),
     ms.Heartbeat(index_id=b"I" * 16, head=1, next_ms=1, is_filling=False),
 ], ids=lambda message: type(message).__name__)

@@ -302,6 +302,48 @@ def test_a_new_mirror_gets_each_body_once() -> None:
     assert new.store.missing_bodies() == []
 
 
+@obeys("A mirror that has caught up with one mirror takes entries alone from another that comes back, and fetches …")
+@obeys("Entries bring a mirror no bodies of changes that came from itself.")
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("before", [0, 1])
+def test_after_a_partition_each_body_goes_once_to_each_mirror_that_lacks_it(before: int, seed: int) -> None:
+    world = World(seed=seed)
+    names = ["m1", "m2", "m3"]
+    for name in names:
+        world.mirror(name, knows=names)
+        for number in range(before):
+            world.machines[name].save(f"{name}/before/{number}", b"1")
+    world.settle()
+    for name in ("m2", "m3"):
+        world.cut("m1", name)
+    world.run(1.0)
+    for number in range(20):
+        for name in names:
+            world.machines[name].save(f"{name}/{number}", f"{name} {number}".encode() * 1000)
+        world.run(0.1)
+    world.run(5.0)
+    del world.log[:]
+
+    for name in ("m3", None):  # the links come back one after the other
+        world.heal()
+        if name is not None:
+            world.cut("m1", name)
+        world.run(10.0)
+    world.settle()
+
+    for receiver, lacked in (("m1", 40), ("m2", 20), ("m3", 20)):
+        bodies = [body for row in rows_to(world, receiver) for body in row.bodies if body is not None]
+        assert len(set(bodies)) == len(bodies) == lacked, receiver
+
+
+def rows_to(world: World, receiver: str) -> list[Row]:
+    """All rows that were sent to that machine, in whatever message."""
+    rows = [row for message in world.sent(ms.Entries, to=receiver) for row in message.rows]
+    rows += [row for message in world.sent(ms.Changes, to=receiver) for row in message.rows]
+    items = [item for message in world.sent(ms.Bodies, to=receiver) for item in message.items]
+    return rows + [item.row for item in items if item.row is not None]
+
+
 @obeys("A mirror reports within 100 ms of applying another mirror's changes.")
 def test_a_mirror_reports_within_100_ms() -> None:
     ghost = Ghost(is_mirror=True)

@@ -7,6 +7,7 @@ import pytest
 from mynosql.address import Address
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.options import SyncOptions
 from tests.sync.harness import PORT, Machine, World, card, hello, welcome
 from tests.sync.rules import obeys
 
@@ -108,7 +109,7 @@ def test_a_loopback_address_means_something_only_on_this_machine(reached_at: str
     assert set(peer.node.addresses()) - {Address(reached_at, PORT)} == expected
 
 
-@obeys("An address that the user took back is not learned again.")
+@obeys("An address that the user took back is not learned again, also after the database was opened anew.")
 def test_an_address_that_was_taken_back_stays_away() -> None:
     world = World(seed=1)
     for name in ("m1", "m2"):
@@ -122,8 +123,15 @@ def test_an_address_that_was_taken_back_stays_away() -> None:
 
     assert peer.follows == "m2"
     assert hosts(peer) == ["m2"]
+    peer.restart()
+    world.run(30.0)
+    assert hosts(peer) == ["m2"], "remembered"
     peer.perform(peer.node.add_address(Address("m1", PORT), world.now))
     assert hosts(peer) == ["m2", "m1"]
+    world.run(1.0)
+    peer.restart()
+    assert hosts(peer) == ["m2", "m1"]
+    assert not peer.node._hub.members._banned
 
 
 def test_taking_back_the_last_address_leaves_the_peer_alone_and_asleep() -> None:
@@ -158,6 +166,35 @@ def test_a_learned_mirror_that_nobody_met_for_long_is_forgotten() -> None:
     peer.start()
     assert "m2" in hosts(peer), "time while the database is closed does not count"
     world.inject(peer, link, ms.Mirrors(mirrors=()))
+
+
+@obeys("A learned mirror that nobody has talked with for 30 days is forgotten by all.")
+def test_a_mirror_that_is_gone_for_good_is_forgotten_while_all_run_on() -> None:
+    world = World(seed=1)
+    world.options = SyncOptions(expire_s=600)
+    machines = [world.mirror(name, knows=["m1"]) for name in ("m1", "m2", "m3")]
+    peer = world.peer("p1", knows=["m1"])
+    world.run(30.0)
+    assert sorted(hosts(peer)) == ["m1", "m2", "m3"]
+    machines[2].kill()
+    world.run(400.0)
+    assert sorted(hosts(peer)) == ["m1", "m2", "m3"]
+    world.run(400.0)
+
+    assert sorted(hosts(peer)) == ["m1", "m2"]
+    assert hosts(machines[0]) == ["m1", "m2"], "its own was given"
+    assert [address.host for address in machines[0].links] == ["m2"]
+    assert hosts(machines[1]) == ["m1"], "given by its user, and met besides"
+
+
+def test_addresses_that_were_taken_back_are_bounded() -> None:
+    world = World(seed=1)
+    peer = world.peer("p1")
+    for number in range(300):
+        peer.perform(peer.node.remove_address(Address(f"h{number}", PORT), world.now))
+
+    assert len(peer.node._hub.members._banned) == 256
+    assert Address("h299", PORT) in peer.node._hub.members._banned
 
 
 def test_the_list_is_bounded() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mynosql.row import Leaf, Row
-from mynosql.sync.memory import OPENINGS_MAX, Cursor, Memory, Opening, Rejected, highest_hlc_of
+from mynosql.sync.memory import OPENINGS_MAX, TAKEN_MAX, Cursor, Memory, Opening, Rejected, Taken, highest_hlc_of
 
 INDEX = b"I" * 16
 
@@ -18,7 +18,9 @@ def remembered(change: str, *arguments: object, **named: object) -> Memory:
 
 
 def test_notes_come_back() -> None:
-    assert remembered("set_offered", INDEX).offered == {INDEX}
+    assert remembered("set_offered", INDEX, 12).offered == {INDEX: 12}
+    assert remembered("set_taken", INDEX, Taken(5, 9), is_kept=True).taken == {INDEX: Taken(5, 9)}
+    assert remembered("set_taken", INDEX, Taken(5, 9), is_kept=False).taken == {}
     assert remembered("set_confirmed", 2**64 - 1, 12).confirmed == {2**64 - 1: 12}
     assert remembered("set_delivered", 12, is_kept=True).delivered == 12
     assert remembered("set_delivered", 12, is_kept=False).delivered == 0
@@ -49,12 +51,27 @@ def test_the_most_that_was_confirmed_counts_until_it_is_forgotten() -> None:
     memory = Memory({}, notes.__setitem__)
     memory.set_confirmed(1, 5)
     memory.set_confirmed(2, 3)
-    assert memory.confirmed_seq == 5
+    assert [memory.confirmed_by(count) for count in (1, 2, 3)] == [5, 3, 0]
 
     memory.forget_confirmed()
 
-    assert memory.confirmed_seq == 0
+    assert memory.confirmed_by(1) == 0
     assert set(notes.values()) == {b""}
+
+
+def test_what_mirrors_took_is_forgotten_once_enough_have_it_and_bounded_until_then() -> None:
+    notes: dict[str, bytes] = {}
+    memory = Memory({}, notes.__setitem__)
+    for number in range(TAKEN_MAX + 1):
+        memory.set_taken(bytes([number]) * 16, Taken(number + 1, 9), is_kept=True)
+    assert len(memory.taken) == TAKEN_MAX
+    assert bytes(16) not in memory.taken
+    assert memory.acked == TAKEN_MAX + 1
+
+    memory.set_delivered(TAKEN_MAX, is_kept=True)
+
+    assert list(memory.taken.values()) == [Taken(TAKEN_MAX + 1, 9)]
+    assert len([value for key, value in notes.items() if value and key.startswith("taken/")]) == 1
 
 
 def test_an_opening_limits_what_others_can_know_of_it() -> None:

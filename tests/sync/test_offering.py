@@ -55,7 +55,7 @@ def test_what_the_peer_only_knows_of_is_not_offered() -> None:
     assert mirror.store.missing_bodies() == []
 
 
-@obeys("That the offers are through is remembered only when all that was wanted is acknowledged.")
+@obeys("That the offers are through, and up to which own seq, is remembered only when all that was …")
 def test_offers_that_were_cut_off_begin_anew_and_end_once() -> None:
     world, mirror, peer = rebuilt_mirror(options=SyncOptions(offer_count=8))
     world.on_deliver = lambda sent: not (isinstance(sent.message, ms.Ack) and len(mirror.store.rows) > 10)
@@ -68,7 +68,7 @@ def test_offers_that_were_cut_off_begin_anew_and_end_once() -> None:
     world.on_deliver = lambda sent: True
     world.run(2.0)
     assert len(mirror.store.rows) == 31
-    assert peer.store.notes[key] == b"1"
+    assert int(peer.store.notes[key]) == peer.store.head
 
     offers = len(world.sent(ms.Offer))
     peer.restart()
@@ -162,3 +162,154 @@ def test_what_a_mirror_refused_may_be_taken_by_one_that_is_met_for_the_first_tim
 
     assert mirror.body("taken later") == mirror.body("taken") == b"1"
     assert [rejected.id_key for rejected in peer.node.rejected.values()] == [pack_id("never taken")]
+
+
+# A mirror is lost for ever
+
+
+def after_a_stay_at_both() -> tuple[World, Machine, Machine, Machine]:
+    """A peer that has followed both mirrors, follows the first again, and writes what only that one takes."""
+    world = World(seed=1)
+    names = ["m1", "m2"]
+    one, other = (world.mirror(name, knows=names) for name in names)
+    peer = world.peer("p1", knows=names)
+    world.run(2.0)
+    world.cut("p1", "m1")
+    peer.save("early", b"1")
+    world.run_until(lambda: other.body("early") == b"1")
+    world.heal()
+    world.run_until(lambda: peer.follows == "m1", within_s=30.0)
+    world.settle()
+    world.run(1.0)
+    world.cut("m1", "m2")
+    return world, one, other, peer
+
+
+@obeys("A peer that comes back to a mirror offers what it came to hold since it followed it, but for what it …")
+def test_what_a_lost_mirror_alone_had_acknowledged_finds_its_way_to_the_other() -> None:
+    world, one, other, peer = after_a_stay_at_both()
+    for number in range(30):
+        peer.save(f"{number}", b"1")
+    peer.save("early", b"2")
+    peer.save("gone", b"1")
+    peer.delete("gone")
+    peer.save("large", bytes(200_000))
+    world.run(2.0)
+    assert peer.pending == 0
+    assert not other.leaves("0")
+    one.kill()
+
+    world.run_until(lambda: other.store.leaves() == peer.store.leaves(), within_s=10.0)
+
+    assert other.store.missing_bodies() == []
+    assert other.body("early") == b"2"
+
+
+@obeys("A peer that comes back to a mirror offers what it came to hold since it followed it, but for what it …")
+def test_what_was_only_read_finds_its_way_too_and_what_was_never_held_does_not() -> None:
+    world, one, other, peer = after_a_stay_at_both()
+    for id in ("read", "not read"):
+        one.save(id, b"1")
+    world.run(0.5)
+    peer.fetch("read")
+    world.run(0.5)
+    one.kill()
+    del world.log[:]
+
+    world.run_until(lambda: other.body("read") == b"1", within_s=10.0)
+    assert [len(offer.items) for offer in world.sent(ms.Offer)] == [1]
+    assert not other.leaves("not read")
+    assert peer.leaves("not read"), "known, and nobody holds it"
+
+
+@obeys("A peer that comes back to a mirror offers what it came to hold since it followed it, but for what it …")
+def test_coming_back_costs_what_is_new() -> None:
+    world, one, _, peer = after_a_stay_at_both()
+    world.heal()
+    for number in range(100):
+        peer.save(f"{number}", b"1")
+    world.settle()
+    world.run(2.0)
+    del world.log[:]
+    for _ in range(3):  # to the same one: nothing is new
+        for name in ("m1", "m2"):
+            world.cut("p1", name)
+        world.run(2.0)
+        world.heal()
+        world.run(20.0)
+        assert peer.follows == "m1"
+    assert world.sent(ms.Offer, to="m1") == []
+    for number in range(100):
+        peer.save(f"{number}", b"2")
+    world.settle()
+    del world.log[:]
+    one.kill()
+    world.run_until(lambda: peer.follows == "m2")
+    world.run(1.0)
+
+    assert [len(offer.items) for offer in world.sent(ms.Offer)] == [100]
+    assert [want.positions for want in world.sent(ms.Want)] == [()]
+    assert world.sent(ms.Push) == []
+    peer.restart()
+    del world.log[:]
+    world.run(5.0)
+    assert world.sent(ms.Offer) == [], "remembered"
+
+
+@obeys("A peer that comes back to a mirror offers what it came to hold since it followed it, but for what it …")
+def test_an_answer_of_another_mirror_is_offered_to_the_one_that_is_followed() -> None:
+    """It came from the first one while the second was followed, and the second has never heard of it."""
+    world, one, other, peer = after_a_stay_at_both()
+    one.save("a", b"1")
+    world.cut("p1", "m1")
+    world.run_until(lambda: peer.follows == "m2")
+    world.heal()
+    world.cut("m1", "m2")
+    request = peer.fetch("a", timeout_s=30.0)
+    world.run_until(lambda: request in peer.fetched, within_s=30.0)
+    assert peer.body("a") == b"1"
+    assert not other.leaves("a")
+    one.kill()
+    other.save("news", b"1")
+
+    world.run_until(lambda: other.body("a") == b"1", within_s=10.0)
+
+
+@obeys("A peer that comes back to a mirror offers what it came to hold since it followed it, but for what it …")
+def test_what_is_owed_is_pushed_and_not_offered_as_well() -> None:
+    world, one, other, peer = after_a_stay_at_both()
+    peer.save("taken", b"1")
+    world.run(1.0)
+    one.kill()
+    world.cut("p1", "m2")
+    world.run(5.0)
+    for number in range(10):
+        peer.save(f"{number}", b"1")
+    del world.log[:]
+    world.heal()
+    world.run_until(lambda: len(other.store.rows) == 12, within_s=10.0)
+    world.run(1.0)
+
+    assert [len(offer.items) for offer in world.sent(ms.Offer)] == [1]
+
+
+@obeys("That the offers are through, and up to which own seq, is remembered only when all that was …")
+def test_what_was_pushed_and_not_acknowledged_is_not_taken_for_offered() -> None:
+    world, one, other, peer = after_a_stay_at_both()
+    world.cut("p1", "m1")
+    world.on_deliver = lambda sent: not (isinstance(sent.message, ms.Push) and sent.receiver == "m2")
+    peer.save("a", b"1")
+    world.run(5.0)
+    assert peer.follows == "m2"
+    world.cut("p1", "m2")
+    world.heal()
+    world.cut("p1", "m2")
+    world.cut("m1", "m2")
+    world.on_deliver = lambda sent: True
+    world.run_until(lambda: one.body("a") == b"1", within_s=30.0)
+    world.run(1.0)
+    assert peer.pending == 0
+    one.kill()
+    world.heal()
+
+    world.run_until(lambda: other.body("a") == b"1", within_s=30.0)

@@ -152,3 +152,73 @@ def test_a_fetch_that_is_given_up_ends_its_transfer() -> None:
 
     assert len(world.told("ghost", ms.FetchPiece)) == before
     assert not peer.node._hub.pieces._active
+
+
+def asked_by(world: World, name: str) -> list[int]:
+    """Offsets of the pieces that it asked for."""
+    return [piece.offset for piece in world.sent(ms.FetchPiece, by=name)]
+
+
+@obeys("What came of a body whose link was lost is kept for 10 minutes, and whoever asks for it again goes on …")
+def test_a_pushed_body_that_is_cut_goes_on_where_it_was() -> None:
+    world = World(seed=1, latency_s=0.02)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    world.run(2.0)
+    body = world.rng.randbytes(64 << 17)
+    peer.save("a", body)
+    for cut in (15, 30, 45):
+        world.run_until(lambda cut=cut: len(world.sent(ms.Piece)) >= cut)  # type: ignore[misc]
+        world.cut("p1", "m1")
+        world.run(1.0)
+        world.heal()
+    world.settle()
+
+    assert mirror.body("a") == body
+    assert len(asked_by(world, "m1")) <= 64 + 3 * 8
+
+
+@obeys("What came of a body whose link was lost is kept for 10 minutes, and whoever asks for it again goes on …")
+def test_a_read_that_was_given_up_is_gone_on_with_by_the_next_for_a_while() -> None:
+    world, link, peer = asked()
+    first = world.told("ghost", ms.FetchPiece)
+    for piece in first:
+        answer(world, link, peer, piece)
+    peer.node.cancel_fetch(1)
+
+    def read_again(request: int) -> int:
+        """Where it begins."""
+        del world.ghosts["ghost"][:]
+        peer.fetch("a", timeout_s=100.0)
+        world.run(0.01)
+        leaf = Leaf(1, 1000, 77, False, len(BODY), digest(BODY))
+        world.inject(peer, link, ms.Bodies(request=world.told("ghost", ms.Fetch)[-1].request, items=(
+            ms.BodyItem(pack_id("a"), ms.Status.LARGE, Row(pack_id("a"), (leaf,), (None,)), 1),
+        )))
+        world.run(0.01)
+        offset = world.told("ghost", ms.FetchPiece)[0].offset
+        peer.node.cancel_fetch(request)
+        return offset
+
+    assert read_again(2) == 4 * (128 << 10)
+    parts = peer.node._hub.pieces._parts
+    assert len(parts) == 1
+    for _ in range(150):
+        world.run(5.0)
+        for ping in world.told("ghost", ms.Ping):
+            world.inject(peer, link, ms.Pong(number=ping.number))
+        del world.ghosts["ghost"][:]
+    assert not parts
+
+
+def test_parts_that_are_kept_are_bounded() -> None:
+    bound = 5 * (128 << 10)
+    world, link, peer = asked(options=SyncOptions(parts_bytes_max=bound), ids=("a", "b", "c"))
+    for piece in world.told("ghost", ms.FetchPiece):
+        answer(world, link, peer, piece)
+    for request in (1, 2, 3):
+        peer.node.cancel_fetch(request)
+
+    kept = peer.node._hub.pieces._parts
+    assert [key[0] for key in kept] == [pack_id("c")]
+    assert sum(len(part) for part, _ in kept.values()) == 4 * (128 << 10)
