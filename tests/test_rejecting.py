@@ -92,6 +92,7 @@ def test_waitsync_is_false_at_once_while_a_save_stands_refused_and_pendingdocs_d
 ) -> None:
     assert refused.peer.pendingdocs() == []
     assert refused.peer.waitsync() is False, "it does not wait for ever"
+    assert refused.peer.waitsync(10, level="sent") is True, "it was"
     refused.peer.resolvedoc("a", {"n": 1})
     refused.peer.resolvedoc("b", {"n": 1})
     wait_until(lambda: refused.peer.waitsync(10), 20, "delivered")
