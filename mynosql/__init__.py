@@ -29,8 +29,9 @@ from mynosql.errors import (
     StorageFull,
 )
 from mynosql.feed import Feed
+from mynosql.fields import merge_fields
 from mynosql.options import OpenOptions
-from mynosql.views import Change, CheckReport, Conflict, DocInfo, Problem, SyncStatus
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Problem, Rejection, SyncStatus
 
 __version__ = "1.0.0.dev0"
 
@@ -56,12 +57,14 @@ __all__ = [
     "RecordInvalid",
     "RecordNotFound",
     "RecordUnavailable",
+    "Rejection",
     "RevisionConflict",
     "StorageCorrupt",
     "StorageError",
     "StorageFailed",
     "StorageFull",
     "SyncStatus",
+    "merge_fields",
     "opendb",
     "register_type",
 ]

@@ -19,7 +19,7 @@ from mynosql import errors
 from mynosql.codec import pack_value, unpack_value
 from mynosql.errors import MyNoSQLError, OptionInvalid, PeerError, RecordInvalid
 from mynosql.feed import pack_token
-from mynosql.views import Change, CheckReport, DocInfo, Problem, SyncStatus
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Problem, Rejection, SyncStatus
 
 if TYPE_CHECKING:
     from mynosql.database import MyNoSQL
@@ -138,13 +138,36 @@ def _wait(db: MyNoSQL, request: dict[Any, Any]) -> Any:
     return db.waitsync(timeout=_seconds(request, "timeout"))
 
 
+def _conflicted(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    limit = min(int(request["limit"]), LIST_PAGE_MAX)
+    return db.conflicteddocs(prefix=request["prefix"], after=request["after"], limit=limit)
+
+
+def _conflicts(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    found = db.getconflicts(request["id"], timeout=_seconds(request, "timeout"))
+    return [{**_fields(each), "rec": None if each.rec is None else pack_value(each.rec)} for each in found]
+
+
+def _resolve(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    return db.resolvedoc(request["id"], _record(request["record"]))["rev"]
+
+
+def _rejected(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    return [_fields(each) for each in db.rejecteddocs()]
+
+
+def _retry(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    db.retrydoc(request["id"])
+
+
 def _addpeer(db: MyNoSQL, request: dict[Any, Any]) -> Any:
     db.addpeer(request["url"])
 
 
 _VERBS: dict[str, Callable[[MyNoSQL, dict[Any, Any]], Any]] = {
     "put": _put, "get": _get, "info": _info, "ls": _ls, "status": _status, "watch": _watch, "check": _check,
-    "wait": _wait, "addpeer": _addpeer,
+    "wait": _wait, "addpeer": _addpeer, "conflicted": _conflicted, "conflicts": _conflicts, "resolve": _resolve,
+    "rejected": _rejected, "retry": _retry,
 }
 
 
@@ -216,21 +239,41 @@ class RemoteDatabase:
 
     def readdoc(self, id: Hashable, timeout: float = 5.0) -> Record:
         wait_s = min(timeout, WAIT_S_MAX)
-        packed = self._ask("get", wait_s, id=id, timeout=wait_s)
-        rec = _read_answer(packed)  # RecordInvalid: it holds a class that is registered only over there
-        if not isinstance(rec, dict):
-            raise PeerError(f"the process that has the database open sent {type(rec).__name__} as record {id!r}")
-        return rec
+        return _read_record(self._ask("get", wait_s, id=id, timeout=wait_s))
+
+    def getconflicts(self, id: Hashable, timeout: float = 5.0) -> list[Conflict]:
+        wait_s = min(timeout, WAIT_S_MAX)
+        found = self._ask("conflicts", wait_s, id=id, timeout=wait_s)
+        return [
+            _view(Conflict, {**each, "rec": None if each["rec"] is None else _read_record(each["rec"])})
+            for each in found
+        ]
+
+    def resolvedoc(self, id: Hashable, rec: Record) -> Record:
+        body = {key: value for key, value in rec.items() if key not in ("id", "rev")}
+        return {"id": id, "rev": self._ask("resolve", id=id, record=pack_value(body)), **body}
+
+    def rejecteddocs(self) -> list[Rejection]:
+        return [_view(Rejection, each) for each in self._ask("rejected")]
+
+    def retrydoc(self, id: Hashable) -> None:
+        self._ask("retry", id=id)
 
     def docinfo(self, id: Hashable) -> DocInfo:
         return _view(DocInfo, self._ask("info", id=id))
 
     def listdocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
+        return self._ids("ls", prefix, after, limit)
+
+    def conflicteddocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
+        return self._ids("conflicted", prefix, after, limit)
+
+    def _ids(self, verb: str, prefix: str, after: Hashable | None, limit: int | None) -> list[Any]:
         ids: list[Any] = []
         left = limit
         while left is None or left > 0:
             wanted = LIST_PAGE_MAX if left is None else min(left, LIST_PAGE_MAX)
-            page = self._ask("ls", prefix=prefix, after=after, limit=wanted)
+            page = self._ask(verb, prefix=prefix, after=after, limit=wanted)
             ids += page
             if len(page) < wanted:
                 break
@@ -273,6 +316,13 @@ def _read_answer(packed: bytes) -> Any:
         raise
     except ValueError as error:
         raise PeerError(f"the process that has the database open sent an unreadable answer: {error}") from error
+
+
+def _read_record(packed: bytes) -> Record:
+    rec = _read_answer(packed)  # RecordInvalid: it holds a class that is registered only over there
+    if not isinstance(rec, dict):
+        raise PeerError(f"the process that has the database open sent {type(rec).__name__} as a record")
+    return rec
 
 
 def _view(kind: type[T], found: Any) -> T:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
 from mynosql.control import answer, refusal
@@ -28,13 +28,15 @@ from mynosql.errors import (
 from mynosql.feed import Feed, Watchers
 from mynosql.idkey import all_range, pack_id, prefix_range, unpack_id
 from mynosql.ledger import Save, check_given
+from mynosql.merging import MergeFn, Merger
 from mynosql.opened import OpenDatabase
 from mynosql.options import OpenOptions, check_mode
 from mynosql.record import join, split
+from mynosql.rejecting import RejectWatchers, rejections_of
 from mynosql.revision import conflicts_of, rev_string
 from mynosql.row import Entry, Leaf
 from mynosql.scope import check_scope, is_within
-from mynosql.views import Change, CheckReport, Conflict, DocInfo, Level, SyncStatus
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Level, Rejection, SyncStatus
 
 LIST_PAGE = 512
 """Ids that iter() reads at a time: bounds its memory, whatever the number of records."""
@@ -383,6 +385,60 @@ class MyNoSQL:
         leaf = self._node().resolve(pack_id(id), packed)
         return join(id, rev_string(leaf), unpack_body(packed))
 
+    def onconflict(self, fn: MergeFn | Literal["fields"], prefix: str = "") -> Callable[[], None]:
+        """fn(id, revisions) merges conflicts: those that there are now, and those to come. Returns what ends it.
+
+        revisions: the concurrent revisions as records, the winner first. What fn returns is the record from now on,
+        as with resolvedoc, covering exactly those revisions; None leaves the conflict as it is until it changes.
+        "fields" is the built-in merge, see merge_fields. prefix: only str ids that begin so. fn runs in a thread of
+        its own and may take its time; what it raises is logged and shown in syncstatus().last_error, and leaves the
+        conflict. Bodies that are not here are fetched first. Raises OptionInvalid.
+        """
+        return Merger.of(self._node()).add(fn, prefix)
+
+    def conflicteddocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
+        """The ids of live records with concurrent revisions, in id order; arguments as for listdocs.
+
+        Looks through the index until it has found all that there are.
+        """
+        low, high = prefix_range(prefix) if prefix else all_range()
+        if after is not None:
+            low = max(low, pack_id(after) + b"\0")
+        wanted = self._node().store.counters.conflicts
+        if limit is not None:
+            wanted = min(wanted, limit)
+        ids: list[Any] = []
+        for entry in self._entries(low, high, None if wanted > 0 else 0):
+            if conflicts_of(entry.leaves):
+                ids.append(unpack_id(entry.id_key))
+                if len(ids) >= wanted:
+                    break
+        return ids
+
+    # What a mirror refused
+
+    def rejecteddocs(self) -> list[Rejection]:
+        """The changes written here that a mirror refused, oldest first. They are here as saved, and on no mirror.
+
+        They block nothing and are sent again when their record changes, or by retrydoc. Not in pendingdocs().
+        """
+        return rejections_of(self._node())
+
+    def onreject(self, fn: Callable[[Rejection], None]) -> Callable[[], None]:
+        """fn is called, in a thread of its own, for each refused change, old and new; returns a function that ends it.
+
+        An exception in fn is logged, shown in syncstatus().last_error, and does not end the calls.
+        """
+        return RejectWatchers.of(self._node()).add(fn)
+
+    def retrydoc(self, id: Hashable) -> None:
+        """A change that a mirror refused is sent once more. No change when there is none.
+
+        Raises RecordNotFound for an id that is not known here.
+        """
+        if not self._node().retry(pack_id(id)):
+            raise RecordNotFound(f"cannot retry {id!r}: no such record is known here", id=id)
+
     # What changes and what is owed
 
     def changes(self, since: str | None = None, live: bool = False, prefix: str = "") -> Feed:
@@ -401,7 +457,10 @@ class MyNoSQL:
         return Watchers.of(self._node()).add(fn, prefix)
 
     def pendingdocs(self) -> list[Any]:
-        """The ids of records written here that too few mirrors (acks=) have confirmed, oldest change first."""
+        """The ids of records written here that too few mirrors (acks=) have confirmed, oldest change first.
+
+        Without those that a mirror refused: they do not wait for anything, see rejecteddocs().
+        """
         return [unpack_id(row.id_key) for row in self._node().pending_rows()]
 
     def waitsync(self, timeout: float | None = None, level: Level = "mirror") -> bool:
@@ -409,8 +468,9 @@ class MyNoSQL:
 
         level: "mirror": on the disk of one mirror. "mirrors": of as many as opendb's acks= asks for. "sent": handed
         to the network for a mirror, which may still lose it. On a mirror: other mirrors, and "sent" as "mirror"; one
-        that knows of no other returns True, but for "mirrors". Raises OptionInvalid for timeout=None while no mirror
-        is known (it would wait for ever), and for "mirrors" where acks is 1.
+        that knows of no other returns True, but for "mirrors". False as well, but for "sent", and as soon as all else
+        is there, while a change from before the call stands in rejecteddocs(). Raises OptionInvalid for timeout=None
+        while no mirror is known (it would wait for ever), and for "mirrors" where acks is 1.
         """
         if level not in get_args(Level):
             raise OptionInvalid(f"level {level!r}: expected one of {', '.join(map(repr, get_args(Level)))}")

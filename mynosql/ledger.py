@@ -151,6 +151,26 @@ class Ledger:
         self._store.put_one(Row(id_key, (leaf,), (body,), owed=True))
         return leaf
 
+    def merge(self, id_key: bytes, body: bytes, *, seen: Leaves, now_ms: int) -> Leaf | None:
+        """As resolve, if the leaves are still those that were seen: one that came since would be covered unread.
+
+        None: they are not, and nothing was done.
+        """
+        entry = self._store.find(id_key)
+        if entry is None or entry.leaves != seen:
+            return None
+        return self.resolve(id_key, body, now_ms=now_ms)
+
+    def retry(self, id_key: bytes) -> bool:
+        """The record is a new change of this node, owed like a save, with the revisions it has; False: unknown here."""
+        entry = self._store.find(id_key)
+        if entry is None:
+            return False
+        bodies = self._bodies(id_key, entry.leaves, entry, {})
+        stale = None if entry.is_fresh else self._stale(id_key, entry, None)
+        self._store.put_one(Row(id_key, entry.leaves, bodies, 0, True, False, stale))
+        return True
+
     def _row_of_save(
         self, save: Save, entry: Entry | None, *, branch: bool, now_ms: int, earlier: Row | None = None
     ) -> tuple[Row | None, Leaf]:

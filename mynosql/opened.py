@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,14 +27,15 @@ from mynosql.options import OpenOptions, check_mode
 from mynosql.parallel import in_order
 from mynosql.record import TimeSortedIds
 from mynosql.replica import Fetch, Replica, World
-from mynosql.revision import conflicts_of, rev_string
-from mynosql.row import Entry, Leaf, Row
+from mynosql.revision import conflicts_of, is_in_past, rev_string
+from mynosql.row import Entry, Leaf, Leaves, Row, Version
 from mynosql.scope import Scope, check_scope
 from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
+from mynosql.sync.memory import Rejected
 from mynosql.views import CheckReport, DocInfo, Level, Problem, State, SyncStatus
 from mynosql.workers import Workers
 
@@ -66,6 +67,8 @@ class OpenDatabase:
         self.options = options
         self.folder = path
         self.watchers: Any = None
+        self.merger: Any = None
+        self.reject_watchers: Any = None
         self._closers: list[Callable[[], None]] = []
         self._is_closed = self._is_bridged = False
         self._random = random.SystemRandom()
@@ -145,6 +148,11 @@ class OpenDatabase:
         return self.replica.index_id
 
     @property
+    def node_id(self) -> int:
+        """Under which new revisions are written."""
+        return self._ledger.node
+
+    @property
     def is_mirror(self) -> bool:
         return self.replica.is_mirror
 
@@ -220,6 +228,14 @@ class OpenDatabase:
     def resolve(self, id_key: bytes, body: bytes) -> Leaf:
         with self.lock:
             leaf = self._ledger.resolve(id_key, body, now_ms=wall_ms())
+            self.workers.on_written()
+        self._after_write()
+        return leaf
+
+    def merge(self, id_key: bytes, body: bytes, seen: Leaves) -> Leaf | None:
+        """As resolve, if the leaves are still those seen; None: they are not."""
+        with self.lock:
+            leaf = self._ledger.merge(id_key, body, seen=seen, now_ms=wall_ms())
             self.workers.on_written()
         self._after_write()
         return leaf
@@ -318,7 +334,7 @@ class OpenDatabase:
     def _fetch(self, id_key: bytes, timeout_s: float, confirm: bool) -> Fetch:
         (fetch,) = self.replica.fetch([id_key], timeout_s, confirm, time.monotonic())
         self._bridge.wake()
-        if not self.workers.wait(lambda: fetch.is_done, timeout_s):
+        if not self.workers.wait(lambda: fetch.is_done or self._is_closed, timeout_s) or not fetch.is_done:
             self.replica.cancel_fetch(fetch)
         return fetch
 
@@ -353,6 +369,16 @@ class OpenDatabase:
             if entry is None or leaf not in entry.leaves:
                 return None
             return self.store.read_body(id_key, entry.leaves.index(leaf))
+
+    def read_base(self, id_key: bytes, leaves: Leaves) -> tuple[Leaf, bytes] | None:
+        """The newest revision from which all these leaves descend and whose body is still here."""
+
+        def is_base(found: Leaf) -> bool:
+            version = Version(found.hlc, found.node)
+            return found not in leaves and not found.deleted and all(is_in_past(version, leaf) for leaf in leaves)
+
+        with self.lock:
+            return self.store.read_superseded(id_key, is_base)
 
     def entries(self, low: bytes, high: bytes | None, limit: int) -> list[Entry]:
         """The first `limit` live ones that are not hidden; fewer: these were the last."""
@@ -426,6 +452,28 @@ class OpenDatabase:
         with self.lock:
             return self.replica.pending_rows()
 
+    def rejections(self) -> dict[int, tuple[Entry, Rejected]]:
+        """What a mirror refused and is still so here, by seq."""
+        with self.lock:
+            return self.replica.rejections()
+
+    def wait_rejections(
+        self, is_new: Callable[[Collection[int]], bool], is_over: Callable[[], bool]
+    ) -> tuple[Collection[int], dict[int, tuple[Entry, Rejected]]]:
+        """All seqs that were refused and rejections(), once is_new(seqs) or is_over() holds, or the database closes."""
+        with self.lock:
+            self.workers.wait(lambda: is_new(self.replica.rejected_seqs) or is_over() or self._is_closed, None)
+            return tuple(self.replica.rejected_seqs), self.replica.rejections()
+
+    def retry(self, id_key: bytes) -> bool:
+        """A record that was refused is owed once more; False: no such record is known here."""
+        with self.lock:
+            is_known = self.replica.retry(id_key, time.monotonic())
+            self.workers.on_written()
+        self._bridge.wake()
+        self._after_write()
+        return is_known
+
     def wait_sync(self, timeout_s: float | None, level: Level) -> bool:
         with self.lock:
             replica = self.replica
@@ -442,7 +490,8 @@ class OpenDatabase:
             target = self.store.head_seq
             self.workers.sync_now()
             self.workers.wait(lambda: replica.is_reached(target, level) or self._is_closed, timeout_s)
-            return replica.is_reached(target, level)
+            is_refused = level != "sent" and any(seq <= target for seq in replica.rejections())
+            return replica.is_reached(target, level) and not is_refused
 
     # Looking inside
 

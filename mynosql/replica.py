@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mynosql.address import Address
@@ -23,6 +23,7 @@ from mynosql.scope import Scope, covers, is_within
 from mynosql.scoping import Scoping
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
+from mynosql.sync.memory import Rejected
 from mynosql.sync.messages import Message
 from mynosql.sync.node import Node, NodeConfig, Wanted
 from mynosql.views import Level, SyncStatus
@@ -254,6 +255,28 @@ class Replica:
             if not piece.more:
                 return rows
 
+    @property
+    def rejected_seqs(self) -> Collection[int]:
+        """Under which seq a mirror refused changes of ours; some may have been replaced since, see rejections()."""
+        return self.node.rejected.keys()
+
+    def rejections(self) -> dict[int, tuple[Entry, Rejected]]:
+        """By seq, what a mirror refused and has not been replaced since by another state of its record."""
+        found: dict[int, tuple[Entry, Rejected]] = {}
+        for seq, rejected in self.node.rejected.items():
+            entry = self.store.find(rejected.id_key)
+            if entry is not None and entry.seq == seq:
+                found[seq] = entry, rejected
+        return found
+
+    def retry(self, id_key: bytes, now: float) -> bool:
+        """A change that a mirror refused is owed again, as a new one; False: the record is not known here."""
+        if not any(rejected.id_key == id_key for rejected in self.node.rejected.values()):
+            return self.store.find(id_key) is not None
+        is_known = self.ledger.retry(id_key)
+        self._perform(self.node.settle_rejected(id_key, now), now)
+        return is_known
+
     def sync_status(self, endpoint: str | None) -> SyncStatus:
         """Everything at a glance."""
         counters = self.store.counters
@@ -266,7 +289,7 @@ class Replica:
             records=counters.records - hidden, held=counters.held, stale=counters.stale,
             missing=counters.missing - hidden,
             pending=0 if self.is_mirror and not self.knows_mirrors else counters.pending,
-            conflicts=counters.conflicts, rejected=status.rejected, behind=status.behind, as_of=self.as_of,
+            conflicts=counters.conflicts, rejected=len(self.rejections()), behind=status.behind, as_of=self.as_of,
             bytes_sent=self.bytes_sent, bytes_received=self.bytes_received, last_error=self.last_error,
         )
 
@@ -347,6 +370,8 @@ class Replica:
                 if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS and self._outgoing:
                     self.before_long_work()
                 todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
+                if isinstance(effect, fx.Apply) and self.node.rejected:
+                    todo.extend(self._settle_replaced(effect.rows, now))
 
     def _result_of(
         self,
@@ -375,6 +400,16 @@ class Replica:
         except StorageError as error:
             self.on_failure(error)
             return fx.Failed(error=error)
+
+    def _settle_replaced(self, rows: Sequence[Row], now: float) -> list[fx.Effect]:
+        """A refused change whose record was just replaced is owed anew, or covered by what the mirrors have."""
+        applied = {row.id_key for row in rows}
+        current = self.rejections()
+        replaced = {
+            rejected.id_key for seq, rejected in self.node.rejected.items()
+            if rejected.id_key in applied and seq not in current
+        }
+        return [effect for id_key in replaced for effect in self.node.settle_rejected(id_key, now)]
 
     def _read_feed(self, effect: fx.ReadFeed) -> fx.Feed:
         """With prefixes a few slices are looked through, not all at once: nobody else is served meanwhile."""

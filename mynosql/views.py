@@ -47,6 +47,20 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A change written here that a mirror refused: it stays here as it was saved, and no mirror has it."""
+
+    id: Hashable
+    rev: str
+    """The newest revision of it that was written here."""
+    code: str
+    """too-many-leaves: its record has eight concurrent revisions already; resolve them. body-wrong: the body does not
+    match its digest, this disk or the way to the mirror is damaged. body-missing: the body was not delivered."""
+    reason: str
+    """The mirror's words, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One row of this node's feed: the newest state of one id."""
 
@@ -88,7 +102,7 @@ class SyncStatus:
     conflicts: int
     """Records with concurrent revisions."""
     rejected: int
-    """Changes that a mirror refused; they are set aside."""
+    """Changes written here that a mirror refused and that are set aside: rejecteddocs() names them."""
     behind: int
     """Changes that the followed mirrors have announced and that are not here yet."""
     as_of: float | None

@@ -18,14 +18,16 @@ PACKAGE = "mynosql"
 FLOORS = {
     **dict.fromkeys(
         (
-            "address", "batch", "clock", "codec", "collector", "columns", "errors", "idkey", "options", "record",
-            "registry", "revision", "row", "scalars", "scope", "views",
+            "address", "batch", "clock", "codec", "collector", "columns", "errors", "fields", "idkey", "options",
+            "record", "registry", "revision", "row", "scalars", "scope", "turns", "views",
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
     **dict.fromkeys(("ledger", "replica", "scoping"), 2),
     "net": 3,
-    **dict.fromkeys(("bridge", "control", "database", "feed", "opened", "parallel", "workers"), 4),
+    **dict.fromkeys(
+        ("bridge", "control", "database", "feed", "merging", "opened", "parallel", "rejecting", "workers"), 4
+    ),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """Module or folder of the package → its floor (DESIGN §7)."""

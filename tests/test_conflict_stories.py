@@ -176,3 +176,89 @@ def test_getconflicts_offline_lists_losers_that_are_not_held(story: Story) -> No
     conflicts = late.getconflicts("lamp")
     assert len(conflicts) == 1
     assert all(conflict.held == (conflict.rec is not None) for conflict in conflicts)
+
+
+def test_a_record_made_anew_after_its_delete_is_no_conflict(story: Story) -> None:
+    story.start()
+    story.a.deletedoc("lamp")
+    assert story.a.waitsync(10)
+    story.settle()
+    anew = story.b.savedoc({"id": "lamp", "colour": "green"})
+    assert anew["rev"].startswith("3-")
+    assert story.b.waitsync(10)
+    story.settle()
+    for node in (story.m, story.a, story.b):
+        assert node.readdoc("lamp") == anew
+        assert node.getconflicts("lamp") == []
+
+
+def test_a_record_made_anew_by_two_apart_is_a_conflict_of_the_two_new_ones(story: Story) -> None:
+    story.start()
+    story.a.deletedoc("lamp")
+    assert story.a.waitsync(10)
+    story.settle()
+    story.offline(story.a, story.b)
+    by_a = story.a.savedoc({"id": "lamp", "colour": "red"})
+    by_b = story.b.savedoc({"id": "lamp", "colour": "blue"})
+    story.online(story.a, story.b)
+    story.settle()
+    for node in (story.m, story.a, story.b):
+        assert [node.readdoc("lamp"), *losers(node)] in ([by_a, by_b], [by_b, by_a])
+
+
+def test_a_record_made_anew_beside_an_edit_of_the_deleted_one_is_a_conflict(story: Story) -> None:
+    base = story.start()
+    story.offline(story.b)
+    edited = story.b.savedoc({**base, "colour": "blue"})
+    story.a.deletedoc("lamp")
+    anew = story.a.savedoc({"id": "lamp", "colour": "red"})
+    story.online(story.b)
+    story.settle()
+    for node in (story.m, story.a, story.b):
+        assert node.readdoc("lamp") == anew, "generation 3 before 2"
+        assert losers(node) == [edited]
+
+
+def test_a_node_that_slept_through_a_delete_does_not_bring_the_record_back(story: Story) -> None:
+    base = story.start()
+    story.offline(story.b)
+    story.a.deletedoc("lamp")
+    assert story.a.waitsync(10)
+    assert story.b.readdoc("lamp") == base, "it still has its copy"
+    story.online(story.b)
+    story.settle()
+    for node in (story.m, story.a, story.b):
+        assert "lamp" not in node
+        assert node.docinfo("lamp").state == "deleted"
+    with pytest.raises(mynosql.RevisionConflict):
+        story.b.savedoc({**base, "colour": "blue"})
+
+
+def test_the_successive_edits_of_one_node_never_conflict(story: Story) -> None:
+    rec = story.start()
+    for number in range(60):
+        if number % 20 == 10:
+            story.offline(story.a)
+        if number % 20 == 15:
+            story.online(story.a)
+        rec = story.a.savedoc({**rec, "n": number})
+        assert story.a.getconflicts("lamp") == []
+    assert story.a.waitsync(10)
+    story.settle()
+    for node in (story.m, story.a, story.b):
+        assert node.readdoc("lamp") == rec
+        assert node.getconflicts("lamp") == []
+    assert rec["rev"].startswith("61-")
+
+
+def test_mirrors_that_meet_keep_more_conflicts_than_they_would_take_from_a_peer(make_db: Callable[..., Any]) -> None:
+    mirrors = [make_db("Story", mode="mirror", listen="127.0.0.1:0") for _ in range(2)]
+    for place, mirror in enumerate(mirrors):
+        base = mirror.savedoc({"id": "r", "n": -1})
+        for number in range(6):
+            mirror.savedoc({**base, "n": 10 * place + number}, branch=True)
+    mirrors[0].addpeer(mirrors[1].endpoint, merge=True)
+    wait_until(lambda: all(len(mirror.getconflicts("r")) == 11 for mirror in mirrors), 20, "12 revisions on both")
+    wait_equal(*mirrors)
+    mirrors[1].resolvedoc("r", {"n": 0})
+    wait_until(lambda: all(mirror.getconflicts("r") == [] for mirror in mirrors), 20, "resolved on both")

@@ -76,6 +76,35 @@ def test_ids_of_any_type_pass(remote: RemoteDatabase) -> None:
     assert sorted(map(repr, remote.listdocs())) == sorted(map(repr, ids))
 
 
+def test_conflicts_are_listed_shown_and_resolved(db: Any, remote: RemoteDatabase) -> None:
+    for id in ("a", "b", "c"):
+        base = db.savedoc({"id": id, "n": (0,)})
+        db.savedoc({**base, "n": (1,)})
+        db.savedoc({**base, "n": (2,)}, branch=True)
+    assert remote.conflicteddocs() == db.conflicteddocs() == ["a", "b", "c"]
+    assert remote.conflicteddocs(after="a", limit=1) == db.conflicteddocs(after="a", limit=1) == ["b"]
+    assert remote.conflicteddocs(limit=0) == db.conflicteddocs(limit=0) == []
+    assert remote.conflicteddocs(prefix="c") == ["c"]
+    assert remote.getconflicts("a") == db.getconflicts("a")
+    resolved = remote.resolvedoc("a", {"id": "ignored", "rev": "ignored", "n": {3}})
+    assert resolved == db.readdoc("a") == {"id": "a", "rev": resolved["rev"], "n": {3}}
+    assert remote.conflicteddocs() == ["b", "c"]
+    with pytest.raises(RecordNotFound):
+        remote.getconflicts("none")
+
+
+def test_what_was_refused_is_listed_and_retried(
+    monkeypatch: pytest.MonkeyPatch, db: Any, remote: RemoteDatabase
+) -> None:
+    rejection = mynosql.Rejection(id=("a", 1), rev="1-x", code="too-many-leaves", reason="eight")
+    monkeypatch.setattr(db, "rejecteddocs", lambda: [rejection])
+    assert remote.rejecteddocs() == [rejection]
+    db.savedoc({"id": "a"})
+    remote.retrydoc("a")
+    with pytest.raises(RecordNotFound, match="cannot retry 'none'"):
+        remote.retrydoc("none")
+
+
 def test_the_argument_is_not_changed(remote: RemoteDatabase) -> None:
     rec = {"id": "lamp", "on": True}
     remote.savedoc(rec)

@@ -264,6 +264,39 @@ def test_our_unsent_edit_stays_owed_when_we_were_renamed_meanwhile(here: Side, t
     assert here.entry("a").owed
 
 
+def test_a_merge_covers_exactly_what_was_seen(here: Side, there: Side) -> None:
+    rev = here.save("a", 0)
+    here.save("a", 1, rev)
+    here.save("a", 2, rev, branch=True)
+    seen = here.entry("a").leaves
+    here.save("a", 3, rev, branch=True)
+    assert here.ledger.merge(key("a"), body_of(9), seen=seen, now_ms=here.now_ms) is None
+    assert len(here.entry("a").leaves) == 3
+    merged = here.ledger.merge(key("a"), body_of(9), seen=here.entry("a").leaves, now_ms=here.now_ms)
+    assert here.entry("a").leaves == (merged,)
+    assert here.ledger.merge(key("none"), body_of(9), seen=seen, now_ms=here.now_ms) is None
+
+
+def test_what_is_retried_is_a_new_owed_change_with_the_same_revisions_and_bodies(here: Side, there: Side) -> None:
+    rev = there.save("a", 0)
+    here.apply(there.row("a"))
+    here.save("a", "ours", rev)
+    there.save("a", "theirs", rev)
+    here.apply(there.row("a"))
+    there.save("b", "old")
+    here.apply(there.row("b"))
+    there.save("b", "new", rev_string(here.entry("b").winner))
+    here.apply(there.row("b", with_bodies=False))
+    before = [here.row(id) for id in "ab"]
+    assert here.ledger.retry(key("a"))
+    assert here.ledger.retry(key("b"))
+    assert not here.ledger.retry(key("none"))
+    assert [here.row(id) for id in "ab"] == before
+    assert here.store.read_stale(key("b")) == body_of("old")
+    assert [here.entry(id).seq for id in "ab"] == [6, 7]
+    assert here.entry("a").owed
+
+
 def test_a_clock_too_far_ahead_is_not_followed_and_reported(here: Side) -> None:
     minutes_ms = 10 * 60_000
     here.apply(row_of("a", 1, hlc=(NOW_MS + minutes_ms) << COUNTER_BITS, node=OTHER))

@@ -16,6 +16,7 @@ from mynosql.views import State
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFLICTS = (ROOT / "docs" / "CONFLICTS.md").read_text(encoding="utf-8")
 DEADLINE_S = 60.0
 MAIN_JOB = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/mynosql demo"
 
@@ -28,7 +29,11 @@ class Block:
     text: str
 
 
-BLOCKS = [Block(language, text) for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)]
+def blocks_of(page: str) -> list[Block]:
+    return [Block(language, text) for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page, re.M | re.S)]
+
+
+BLOCKS = blocks_of(README)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -41,10 +46,13 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_the_python_blocks_run_one_after_another_and_print_what_stands_below_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("blocks", "expected"), [(BLOCKS, 2), (blocks_of(CONFLICTS), 1)], ids=["README", "CONFLICTS"])
+def test_the_python_blocks_run_one_after_another_and_print_what_stands_below_them(
+    tmp_path: Path, blocks: list[Block], expected: int
+) -> None:
     names = environment(tmp_path)
     ran = 0
-    for block, following in zip(BLOCKS, [*BLOCKS[1:], Block("", "")], strict=True):
+    for block, following in zip(blocks, [*blocks[1:], Block("", "")], strict=True):
         if block.language != "python":
             continue
         done = subprocess.run(
@@ -55,7 +63,7 @@ def test_the_python_blocks_run_one_after_another_and_print_what_stands_below_the
         assert following.language == "text", "each Python block is followed by what it prints"
         assert done.stdout == following.text
         ran += 1
-    assert ran >= 2
+    assert ran >= expected
 
 
 def test_the_console_blocks_print_what_stands_below_each_command(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mynosql.row import Version
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.memory import Rejected
 from mynosql.views import Level
 from tests.sim.memory_files import MemoryFiles
 from tests.sim.memory_index import MemoryIndex
@@ -37,6 +38,7 @@ class ScriptedNode:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.results: list[fx.Result] = []
         self.answers: dict[str, list[list[fx.Effect]]] = {}
+        self.rejected: dict[int, Rejected] = {}
 
     def addresses(self) -> list[Address]:
         return []
@@ -349,6 +351,37 @@ def test_the_first_complete_index_is_remembered_at_once(made: Made) -> None:
     assert reopen_killed(made.files, made.index).note(COMPLETE_NOTE) == b"5000000"
 
 
+
+
+def test_what_was_refused_counts_while_its_record_is_as_it_was(made: Made) -> None:
+    made.store.put([row_of("a", 1, owed=True), row_of("b", 1, owed=True)])
+    made.node.rejected = {seq: Rejected(key(id), "code", "text") for seq, id in ((1, "a"), (2, "b"), (3, "gone"))}
+    assert {seq: rejected.id_key for seq, (_, rejected) in made.replica.rejections().items()} == {
+        1: key("a"), 2: key("b")
+    }
+    assert list(made.replica.rejected_seqs) == [1, 2, 3]
+    made.store.put([row_of("a", 2, owed=True, hlc=2000)])
+    assert list(made.replica.rejections()) == [2]
+
+
+def test_what_was_refused_is_settled_when_rows_of_others_replace_it(made: Made) -> None:
+    made.store.put([row_of("a", 1, owed=True), row_of("b", 1, owed=True)])
+    made.node.rejected = {1: Rejected(key("a"), "code", "text"), 2: Rejected(key("b"), "code", "text")}
+    made.perform(apply(row_of("a", 2, hlc=2000), row_of("c", 1)))
+    assert [args[0] for name, args in made.node.calls if name == "settle_rejected"] == [key("a")]
+
+
+def test_trying_again_makes_a_new_owed_change_of_what_was_refused_and_of_nothing_else(made: Made) -> None:
+    made.store.put([row_of("a", 1, owed=True), row_of("b", 1, owed=True)])
+    made.node.rejected = {1: Rejected(key("a"), "code", "text")}
+    assert made.replica.retry(key("a"), 0.0)
+    assert made.replica.retry(key("b"), 0.0)
+    assert not made.replica.retry(key("none"), 0.0)
+    a, b = made.store.find(key("a")), made.store.find(key("b"))
+    assert a is not None
+    assert b is not None
+    assert (a.seq, a.owed, a.held, b.seq) == (3, True, 1, 2)
+    assert [args[0] for name, args in made.node.calls if name == "settle_rejected"] == [key("a")]
 
 
 def test_a_failure_is_shown_in_the_status(made: Made) -> None:

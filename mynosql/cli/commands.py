@@ -37,14 +37,14 @@ def put(args: argparse.Namespace) -> int:
         for batch in _batches(first, recs):
             for rec in access.savedocs(batch):
                 if args.json:
-                    _print_json({"id": rec["id"], "rev": rec["rev"]})
+                    print_json({"id": rec["id"], "rev": rec["rev"]})
                 else:
                     print(f"{id_text(rec['id'])} {rec['rev']}")
         sys.stdout.flush()
-        return _wait_for_delivery(access, args.wait)
+        return wait_for_delivery(access, args.wait)
 
 
-def _wait_for_delivery(access: Access, wait_s: float | None) -> int:
+def wait_for_delivery(access: Access, wait_s: float | None) -> int:
     """OK, or NOT_FOUND when delivery was asked for (--wait) and did not happen in time."""
     if wait_s is None:
         if access.pid is None and access.db.listpeers() and not access.db.waitsync(timeout=CONTACT_TIMEOUT_S):
@@ -112,7 +112,7 @@ def get(args: argparse.Namespace) -> int:
         access.wait_for_contact(args.timeout)
         left_s = max(args.timeout - (time.monotonic() - began), 0.1)
         rec = access.call("readdoc", find_id(args, args.id), timeout=left_s)
-        _print_json(rec, indent=None if args.json else 2)
+        print_json(rec, indent=None if args.json else 2)
     return OK
 
 
@@ -123,7 +123,7 @@ def ls(args: argparse.Namespace) -> int:
         after = None if args.after is None else find_id(args, args.after)
         for id in _ids(access, args.prefix, after, args.limit):
             if args.json:
-                _print_json(id)
+                print_json(id)
             else:
                 print(id_text(id))
     return OK
@@ -146,10 +146,10 @@ def status(args: argparse.Namespace) -> int:
     with reach(args) as access:
         access.wait_for_contact()
         found = {
-            "name": args.name, "folder": access.folder, "process": access.pid, **_fields(access.call("syncstatus")),
+            "name": args.name, "folder": access.folder, "process": access.pid, **fields_of(access.call("syncstatus")),
         }
     if args.json:
-        _print_json({key: list(value) if isinstance(value, tuple) else value for key, value in found.items()})
+        print_json({key: list(value) if isinstance(value, tuple) else value for key, value in found.items()})
         return OK
     for key, value in found.items():
         print(f"{key:<15} {_status_text(key, value)}")
@@ -179,7 +179,7 @@ def watch(args: argparse.Namespace) -> int:
             changes, token = access.changes_page(token, args.prefix, min(left or WATCH_PAGE, WATCH_PAGE), WATCH_WAIT_S)
             for change in changes:
                 if args.json:
-                    _print_json(_fields(change))
+                    print_json(fields_of(change))
                 else:
                     print(f"{id_text(change.id)} {change.rev}{' deleted' if change.deleted else ''}")
             sys.stdout.flush()
@@ -192,7 +192,7 @@ def check(args: argparse.Namespace) -> int:
     with reach(args) as access:
         report = access.call("checkdb")
     if args.json:
-        _print_json({**_fields(report), "problems": [_fields(problem) for problem in report.problems]})
+        print_json({**fields_of(report), "problems": [fields_of(problem) for problem in report.problems]})
     else:
         for problem in report.problems:
             where = problem.file if problem.offset is None else f"{problem.file} at byte {problem.offset:,}"
@@ -235,11 +235,11 @@ def id_text(id: Any) -> str:
     return jsonform.dumps(id)
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def fields_of(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _print_json(value: Any, indent: int | None = None) -> None:
+def print_json(value: Any, indent: int | None = None) -> None:
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     print(jsonform.dumps(value, indent=indent, ascii_only=encoding != "utf8"))
 

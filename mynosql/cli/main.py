@@ -74,6 +74,10 @@ def _find_command(name: str) -> Callable[[argparse.Namespace], int]:
         from mynosql.cli.serve import serve
 
         return serve
+    if name in ("conflicts", "resolve", "rejected"):
+        from mynosql.cli import conflicts
+
+        return conflicts.COMMANDS[name]
     from mynosql.cli.commands import COMMANDS
 
     return COMMANDS[name]
@@ -135,6 +139,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ls(add)
     _add_status(add)
     _add_watch(add)
+    _add_conflicts(add)
+    _add_resolve(add)
+    _add_rejected(add)
     _add_check(add)
     _add_keygen(add)
     return parser
@@ -203,6 +210,33 @@ def _add_watch(add: _Add) -> None:
     watch.add_argument("--all", action="store_true", help="begin with everything that is there")
     watch.add_argument("--prefix", default="", help="only string ids that begin so")
     watch.add_argument("--count", type=count, metavar="N", help="end after N changes")
+
+
+def _add_conflicts(add: _Add) -> None:
+    conflicts = _database_command(add, "conflicts", "list the ids of records with concurrent revisions, or the "
+                                  "revisions of one, the winner first")
+    conflicts.add_argument("id", nargs="?", metavar="ID")
+    conflicts.add_argument("--id-json", action="store_true", help="ID is JSON, not a plain string")
+    conflicts.add_argument("--prefix", default="", help="only string ids that begin so")
+    conflicts.add_argument("--timeout", type=seconds, default=5.0, metavar="S",
+                           help="seconds to wait for a mirror for revisions that are not held here (default 5)")
+
+
+def _add_resolve(add: _Add) -> None:
+    resolve = _database_command(add, "resolve", "end a conflict: the record is this from now on; prints its id and rev")
+    resolve.add_argument("id", metavar="ID")
+    resolve.add_argument("record", nargs="?", metavar="JSON", help="the record (default: read from stdin)")
+    resolve.add_argument("--take", metavar="REV", help="instead of JSON: one of the revisions that conflicts shows")
+    resolve.add_argument("--id-json", action="store_true", help="ID is JSON, not a plain string")
+    resolve.add_argument("--timeout", type=seconds, default=5.0, metavar="S",
+                         help="seconds to wait for a mirror for a revision that is not held here (default 5)")
+    resolve.add_argument("--wait", type=seconds, metavar="S", help="as for put")
+
+
+def _add_rejected(add: _Add) -> None:
+    rejected = _database_command(add, "rejected", "list what a mirror refused of this node's changes, and why")
+    rejected.add_argument("--retry", action="store_true", help="send them once more")
+    rejected.add_argument("--wait", type=seconds, metavar="S", help="with --retry: as for put")
 
 
 def _add_check(add: _Add) -> None:

@@ -6,11 +6,12 @@ longer. Driven by Store under its lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mynosql.idkey import TAG_STR
 from mynosql.row import Entry, Leaf
 from mynosql.store.cache import Cache
+from mynosql.store.history import find_superseded
 from mynosql.store.memtable import NO_HASH
 from mynosql.store.sealed import Sealed
 from mynosql.store.tally import entry_of_row
@@ -122,6 +123,10 @@ class Reader:
             return None if row.stale is None else row.stale.body
         found = self._sealed.locate(id_key)
         return None if found is None else self._sealed.stale_body(found)
+
+    def read_superseded(self, id_key: bytes, is_wanted: Callable[[Leaf], bool]) -> tuple[Leaf, bytes] | None:
+        """The newest wanted revision of the id whose body has not left the disk yet, None when there is none."""
+        return find_superseded(self._sealed, self._unsealed.memtables, id_key, is_wanted)
 
     def read_piece(self, id_key: bytes, leaf_position: int, offset: int, length: int) -> bytes | None:
         """A part of a leaf's body, shorter where the body ends; None when it is not held.

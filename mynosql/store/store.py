@@ -68,6 +68,7 @@ class Store:
         self.find, self.find_hashes = reader.find, reader.find_hashes
         self.read, self.read_body = reader.read, reader.read_body
         self.read_stale, self.read_piece = reader.read_stale, reader.read_piece
+        self.read_superseded = reader.read_superseded
         self._is_closed = False
 
     @classmethod

@@ -132,6 +132,7 @@ class Node:
         hub.is_mirror = is_mirror
         hub.publisher.reset()
         if is_mirror:
+            memory.settle_rejected({rejected.id_key for rejected in memory.rejected.values()})  # mirrors take all
             memory.set_scope(None)
             memory.set_filling(True)
             hub.strategy = Mesh(hub)
@@ -184,6 +185,13 @@ class Node:
         hub = self._begin(now)
         hub.members.take_back(address)
         hub.has_news = True
+        return self._end()
+
+    def settle_rejected(self, id_key: bytes, now: float) -> list[fx.Effect]:
+        """That record counts as refused no more: it was saved again, or is to be tried again."""
+        hub = self._begin(now)
+        if hub.memory.settle_rejected({id_key}):
+            hub.announce(fx.Kind.REJECTED)
         return self._end()
 
     # What comes in

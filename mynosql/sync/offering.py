@@ -49,6 +49,8 @@ class Offering:
         """Of the Offer or Push that waits for its answer."""
         self._pushed_count = 0
         """How many of _wanted the Push under way covers."""
+        self._pushed_keys: tuple[bytes, ...] = ()
+        """Id keys of its rows."""
         self._is_closed = False
 
     def close(self) -> None:
@@ -178,6 +180,7 @@ class Offering:
         if not rows:
             self._on_pushed()
             return
+        self._pushed_keys = tuple(row.id_key for row in rows)
         self._request = hub.request()
         hub.send(self._dialled.link, ms.Push(
             request=self._request, index_id=hub.index_id, first=0, last=0, rows=rows,
@@ -188,6 +191,7 @@ class Offering:
         """True when this Ack was meant for us."""
         if message.request != self._request:
             return False
+        self._settle_rejected(message)
         refused = [refusal for refusal in message.refused if refusal.code != "body-missing"]  # replaced meanwhile
         if refused:
             self._hub.fail(PeerError(
@@ -195,6 +199,13 @@ class Offering:
             ))
         self._on_pushed()
         return True
+
+    def _settle_rejected(self, message: ms.Ack) -> None:
+        """What another mirror refused was taken by this one."""
+        not_taken = {refusal.position for refusal in message.refused}
+        taken = {key for position, key in enumerate(self._pushed_keys) if position not in not_taken}
+        if self._hub.memory.rejected and self._hub.memory.settle_rejected(taken):
+            self._hub.announce(fx.Kind.REJECTED)
 
     def _on_pushed(self) -> None:
         self._wanted = self._wanted[self._pushed_count :]

@@ -142,6 +142,28 @@ def test_a_record_whose_body_the_mirror_lacks_is_wanted_though_it_knows_of_it() 
     world.run_until(lambda: other.body("a") == b"1")
 
 
+@obeys("What one mirror refused is settled when another one takes it as an offer.")
+def test_what_a_mirror_refused_may_be_taken_by_one_that_is_met_for_the_first_time() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    mirror.store.refuses |= {pack_id("taken later"), pack_id("never taken")}
+    for id in ("taken later", "never taken", "taken"):
+        peer.save(id, b"1")
+    world.run(3.0)
+    assert len(peer.node.rejected) == 2
+    mirror.kill()
+    mirror.store = FakeStore()
+    mirror.store.refuses.add(pack_id("never taken"))
+    mirror.node_id, mirror.index_id = world.rng.getrandbits(64), world.rng.randbytes(16)
+    mirror.start()
+
+    world.run(10.0)
+
+    assert mirror.body("taken later") == mirror.body("taken") == b"1"
+    assert [rejected.id_key for rejected in peer.node.rejected.values()] == [pack_id("never taken")]
+
+
 # A mirror is lost for ever
 
 

@@ -205,6 +205,29 @@ def test_a_refused_row_blocks_nothing_and_is_settled_later() -> None:
     assert peer.node.rejected == {}
 
 
+@obeys("A refused row stays refused until its record changes, its user has it tried again, or its …")
+def test_what_is_settled_or_was_a_peers_is_refused_no_more() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    mirror.store.refuses |= {pack_id("a"), pack_id("b")}
+    peer.save("a", b"1")
+    peer.save("b", b"1")
+    world.run(2.0)
+    assert len(peer.node.rejected) == 2
+
+    peer.perform(peer.node.settle_rejected(pack_id("a"), world.now))
+    peer.perform(peer.node.settle_rejected(pack_id("unknown"), world.now))
+    assert [rejected.id_key for rejected in peer.node.rejected.values()] == [pack_id("b")]
+    assert peer.announced[fx.Kind.REJECTED] == 3
+
+    peer.perform(peer.node.set_mode(True, world.now))
+    assert peer.node.rejected == {}, "mirrors take everything of each other"
+    world.run(0.1)
+    peer.restart()
+    assert peer.node.rejected == {}
+
+
 @obeys("A refused row that was replaced meanwhile is not reported as rejected.")
 def test_a_refusal_of_what_was_replaced_meanwhile_is_no_news() -> None:
     world = World(seed=1, latency_s=0.1)
