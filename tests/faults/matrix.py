@@ -30,7 +30,7 @@ BACKED_UP_LATER = 50
 LATENCY_S = 0.3
 CHANGE_BYTES = 3_500
 """A record of a writer with its frames and headers, once over one link."""
-IDLE_SHARE = 0.2
+IDLE_SHARE = 0.3
 """Of the bytes of a first sync: connections made anew, and what is said while nothing changes."""
 
 
@@ -98,8 +98,8 @@ class Cell:
 
     @property
     def limit_bytes(self) -> float:
-        """Each change goes to each mirror and is told to each peer; both ends of a link count it."""
-        copies = 2 * (self.mirror_count + 1)
+        """Both ends of a link count what it carries, and most changes are lacking at one of three mirrors."""
+        copies = 2 if self.mirror_count == 1 else 3
         return IDLE_SHARE * self.first_sync_bytes + CHANGE_BYTES * copies * self.changed
 
     @property
