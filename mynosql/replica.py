@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mynosql.address import Address
 from mynosql.clock import HybridClock
-from mynosql.errors import MyNoSQLError, PeerError, StorageError
+from mynosql.errors import MyNoSQLError, PeerError, StorageError, StorageFull
 from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
 from mynosql.revision import entry_digest
@@ -101,6 +101,8 @@ class Replica:
         self.before_long_work: Callable[[], None] = lambda: None
         """Called when what waits to be sent had better leave before many rows are applied."""
         self._fetches: dict[int, Fetch] = {}
+        self._unwritten: dict[str, bytes] = {}
+        """Notes that a full disk refused, tried again at every step and with the next note."""
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -302,6 +304,8 @@ class Replica:
 
     def step(self, now: float) -> None:
         """What is due is done."""
+        if self._unwritten:
+            self._write_notes(self._unwritten)
         self._perform(self.node.step(now), now)
 
     def next_due(self, now: float) -> float | None:
@@ -447,10 +451,19 @@ class Replica:
         return fx.Compared(wanted=tuple(wanted))
 
     def _set_note(self, effect: fx.SetNote) -> None:
+        self._write_notes({**self._unwritten, effect.key: effect.value})
+
+    def _write_notes(self, notes: dict[str, bytes]) -> None:
+        """A full disk puts them off: the protocol goes by them already, and counters.pending follows one of them."""
         try:
-            self.store.put([], notes={effect.key: effect.value})
+            self.store.put([], notes=notes)
+        except StorageFull as error:
+            self._unwritten = notes
+            self.on_failure(error)
         except StorageError as error:
             self.on_failure(error)
+        else:
+            self._unwritten = {}
 
     def _finish_fetch(self, effect: fx.FetchDone) -> None:
         fetch = self._fetches.pop(effect.request, None)

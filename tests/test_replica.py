@@ -192,6 +192,24 @@ def test_a_full_disk_is_the_result_and_is_shown_and_nothing_is_taken(made: Made)
     assert made.store.find(key("a")) is None
 
 
+def test_a_note_that_a_full_disk_refused_is_written_once_there_is_room(made: Made) -> None:
+    """The protocol goes by it at once: seed 109 of the simulator waited for ever for `pending` to follow."""
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.perform(fx.SetNote(key="delivered", value=b"7"), fx.SetNote(key="filling", value=b"0"))
+    made.perform()
+    assert made.replica.last_error == "StorageFull: no room"
+    assert made.store.note("delivered") == b""
+    made.files.on_operation = lambda operation, name: None
+    made.perform()
+    assert (made.store.note("delivered"), made.store.note("filling")) == (b"7", b"0")
+    written = made.store.written
+    made.perform()
+    assert made.store.written == written, "and only once"
+
+
 def test_the_feed_is_read_by_prefixes(made: Made) -> None:
     made.perform(apply(*(row_of(id, 1) for id in ("x/1", "y/1", "z/1"))))
     for prefixes, expected in (((), ["x/1", "y/1", "z/1"]), (("y/",), ["y/1"]), (("x/", "z/"), ["x/1", "z/1"])):
