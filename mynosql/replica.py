@@ -198,7 +198,7 @@ class Replica:
         """Conversations end with a Bye; the time of the last complete index is kept."""
         self._perform(self.node.stop(now), now)
         if self._as_of_ms is not None and self.store.read_only_reason is None:
-            self.store.put([], notes={COMPLETE_NOTE: str(self._as_of_ms).encode()})
+            self._write_notes({**self._unwritten, COMPLETE_NOTE: str(self._as_of_ms).encode()})
         for fetch in self._fetches.values():
             fetch.is_done = True
         self._fetches.clear()
