@@ -114,7 +114,8 @@ class Machine:
         except PowerCut:
             self._lose_power(None)
             return
-        except StorageFull:
+        except (StorageFull, StorageFailed):
+            self.network.dark.discard(self.name)
             return
         self.on_opened(self)
         self.guarded(self.process, self.process.start)

@@ -194,6 +194,22 @@ class Oracle:
                             f"{unpack_id(entry.id_key)!r} {leaf} of seq {entry.seq}"
                         )
 
+    def check_counters(self, machine: Machine) -> None:
+        """What the store counts as it goes is what a scan finds."""
+        if machine.process is None:
+            return
+        store = machine.process.store
+        counters = store.counters
+        entries = store.entries(b"", None, live_only=False, limit=ENTRIES_MAX)
+        live = [entry for entry in entries if entry.is_live]
+        delivered = int(store.note("delivered") or b"0")
+        found = (
+            len(live), sum(entry.held & 1 for entry in live),
+            sum(entry.owed and entry.seq > delivered for entry in entries),
+        )
+        counted = (counters.records, counters.held, counters.pending)
+        assert counted == found, f"{machine.name} counts records, held, pending as {counted}; there are {found}"
+
     def check_all(self) -> None:
         """All machines are equal; nothing that was acknowledged is lost, nothing covered came back."""
         leaves = [(machine, leaves_of(machine.process.store)) for machine in self.machines if machine.process]

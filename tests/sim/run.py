@@ -121,6 +121,7 @@ class Run:
             self.log.append(f"{before:9.4f} {step} {machine.name} {'' if did in (None, True) else did}")
         if step.kind not in ("moment", "while"):
             self.time.run(step.b * step.c * 0.3)
+        self.oracle.check_counters(machine)
         assert self.network.queued_max <= QUEUE_MAX, f"{self.network.queued_max} messages wait in one connection"
 
     def _can_save(self, machine: Machine) -> bool:

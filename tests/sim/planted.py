@@ -1,0 +1,2 @@
+"""Bugs planted."""
+BUGS = {}
