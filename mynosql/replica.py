@@ -103,6 +103,7 @@ class Replica:
         self._fetches: dict[int, Fetch] = {}
         self._unwritten: dict[str, bytes] = {}
         """Notes that a full disk refused, tried again at every step and with the next note."""
+        self._is_renewal_due = False
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -121,9 +122,14 @@ class Replica:
     def _write_durably(self, notes: Mapping[str, bytes]) -> None:
         self.store.put([], notes=notes)
         job = self.store.sync_job()
-        if job is not None:
+        if job is None:
+            return
+        try:
             job.run()
-            self.store.finish(job)
+        except StorageError as error:
+            self.store.finish(job, error)
+            raise
+        self.store.finish(job)
 
     # What the face asks
 
@@ -306,6 +312,8 @@ class Replica:
         """What is due is done."""
         if self._unwritten:
             self._write_notes(self._unwritten)
+        if self._is_renewal_due:
+            self._perform(self._renew(now), now)
         self._perform(self.node.step(now), now)
 
     def next_due(self, now: float) -> float | None:
@@ -471,11 +479,20 @@ class Replica:
             fetch.row, fetch.outcome, fetch.is_done = effect.row, effect.outcome, True
 
     def _renew(self, now: float) -> list[fx.Effect]:
-        """Another living node uses our id, or knows more of us than our disk does: we are somebody new from here on."""
-        node = self._world.renew_node()
-        self.ledger.rename(node)
-        self.store.node = node
-        self._write_durably({INDEX_NOTE: self._world.mint(16)})
+        """Another living node uses our id, or knows more of us than our disk does: we are somebody new from here on.
+
+        A disk that does not take it puts it off: until then the node hears and says nothing.
+        """
+        self._is_renewal_due = True
+        try:
+            node = self._world.renew_node()
+            self.ledger.rename(node)
+            self.store.node = node
+            self._write_durably({INDEX_NOTE: self._world.mint(16)})
+        except StorageError as error:
+            self.on_failure(error)
+            return []
+        self._is_renewal_due = False
         return self.node.on_renewed(node, self.index_id, now)
 
     def _on_announce(self, kind: fx.Kind) -> None:

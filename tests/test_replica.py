@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mynosql.address import Address
-from mynosql.errors import PeerError, StorageFull
+from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
 from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, Replica, World
 from mynosql.row import Version
@@ -309,6 +309,39 @@ def test_renew_mints_node_and_index_anew_durably_before_the_node_goes_on(made: M
     assert made.replica.index_id != before
     assert (made.replica.ledger.node, made.store.node) == (99, 99)
     assert made.taken() == [PING]
+
+
+@pytest.mark.parametrize("error", [StorageFull("no room"), StorageFailed("input/output error")])
+def test_a_renewal_that_the_disk_does_not_take_is_put_off_not_raised(made: Made, error: StorageError) -> None:
+    """It was raised out of the message that asked for it, and the network thread died. Nothing is said meanwhile."""
+    before = made.replica.index_id
+
+    def fail(operation: str, name: str) -> None:
+        raise error
+
+    made.files.on_operation = fail
+    made.perform(fx.Renew(reason="a copied folder"))
+    assert made.replica.last_error == f"{type(error).__name__}: {error}"
+    assert [name for name, _ in made.node.calls if name == "on_renewed"] == []
+    made.files.on_operation = lambda operation, name: None
+    made.perform()
+    made.perform()
+    is_writable = isinstance(error, StorageFull)
+    renewed = [args for name, args in made.node.calls if name == "on_renewed"]
+    assert renewed == ([(99, made.replica.index_id, 0.0)] if is_writable else [])
+    assert (made.replica.index_id != before) is is_writable
+
+
+def test_closing_on_a_full_disk_ends_in_order(made: Made) -> None:
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.perform(fx.Announce(kind=fx.Kind.CAUGHT_UP))
+    made.files.on_operation = full
+    (fetch,) = made.replica.fetch([key("a")], 1.0, False, 0.0)
+    made.replica.stop(1.0)
+    assert fetch.is_done
+    assert made.replica.last_error == "StorageFull: no room"
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
