@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mynosql.address import Address
 from mynosql.clock import HybridClock
-from mynosql.errors import MyNoSQLError, PeerError, StorageError, StorageFull
+from mynosql.errors import MyNoSQLError, PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
 from mynosql.revision import entry_digest
@@ -186,12 +186,17 @@ class Replica:
         self.scoping.change(scope)
 
     def set_mode(self, is_mirror: bool, now: float) -> None:
-        """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed."""
+        """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed.
+
+        On a full disk it is remembered once there is room. Raises StorageFailed when nothing can be written any more.
+        """
+        if self.store.read_only_reason is not None:
+            raise StorageFailed(f"the mode stays: {self.store.read_only_reason}; open the database again")
         if is_mirror:
             self._on_scope(None)
         self._perform(self.node.set_mode(is_mirror, now), now)
         # Last: a power cut between the two must not leave a peer that does not know what it owes.
-        self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
+        self._write_notes({**self._unwritten, MODE_NOTE: _mode_note(is_mirror)})
 
     def start(self, now: float, *, advertised: Address | None, publisher_port: int) -> None:
         """Conversations begin: with the addresses that are remembered, and on the sockets that are bound."""

@@ -391,6 +391,29 @@ def test_each_level_asks_for_more(made: Made) -> None:
     assert reached() == ["sent", "mirror", "mirrors"], "nothing is owed"
 
 
+def test_a_mode_changed_on_a_full_disk_is_changed_wholly_and_remembered_once_there_is_room(made: Made) -> None:
+    """It was raised after the node had changed: a mirror without an address, whose followers polled it for ever."""
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.replica.set_mode(True, 0.0)
+    assert [args[0] for name, args in made.node.calls if name == "set_mode"] == [True]
+    made.files.on_operation = lambda operation, name: None
+    made.perform()
+    assert made.store.note(MODE_NOTE) == b"mirror"
+
+
+def test_a_mode_is_not_changed_when_nothing_can_be_written(made: Made) -> None:
+    made.perform(apply(row_of("a", 1)))
+    job = made.store.sync_job()
+    assert job is not None
+    made.store.finish(job, StorageFailed("input/output error"))
+    with pytest.raises(StorageFailed, match="the mode stays: input/output error; open the database again"):
+        made.replica.set_mode(True, 0.0)
+    assert [args[0] for name, args in made.node.calls if name == "set_mode"] == []
+
+
 def test_the_first_complete_index_is_remembered_at_once(made: Made) -> None:
     assert made.replica.as_of is None
     made.perform(fx.Announce(kind=fx.Kind.CONNECTED))
