@@ -144,6 +144,10 @@ class Oracle:
         """Its folder is older than what it told others, and it has not taken another identity since."""
         return self.rolled_back.get(machine, -1) == machine.renewals
 
+    def has_unsynced(self, machine: Machine) -> bool:
+        """Something was written that a power cut may take."""
+        return bool(self._unsynced[machine])
+
     def is_twin(self, machine: Machine) -> bool:
         """Another machine uses the same node id."""
         return any(
