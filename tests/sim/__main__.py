@@ -5,6 +5,7 @@
     --trace         show what happens, step by step
     --no-shrink     show the failing plan as it is
     --bug NAME      with that planted bug (see planted.py)
+    --hunt          the table of planted bugs: the first small seed that catches each
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from tests.sim.plan import SIZES, Plan, make_plan
 from tests.sim.planted import BUGS
 from tests.sim.run import Run, Violation
 from tests.sim.shrink import shrink
+
+HUNT_SEEDS_MAX = 500
 
 
 def failure_of(plan: Plan) -> str | None:
@@ -49,6 +52,15 @@ def report(plan: Plan, failure: str, *, is_shrunk: bool, bug: str | None = None)
     return "\n".join(parts)
 
 
+def hunt(name: str, seeds_max: int) -> int | None:
+    """The first small seed that catches that planted bug; None: none of them does."""
+    with BUGS[name].planted():
+        for seed in range(seeds_max):
+            if failure_of(make_plan(seed)) is not None:
+                return seed
+    return None
+
+
 def main(arguments: list[str]) -> int:
     """0: nothing was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description="the simulator; see docs/SIMULATOR.md")
@@ -59,7 +71,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trace", action="store_true", help="show each step")
     parser.add_argument("--no-shrink", action="store_true", help="show the failing plan as it is")
     parser.add_argument("--bug", choices=sorted(BUGS), help="plant this bug first")
+    parser.add_argument("--hunt", action="store_true", help="the table of planted bugs")
     options = parser.parse_args(arguments)
+    if options.hunt:
+        for name, bug in BUGS.items():
+            print(f"| `{name}` | {bug.what} | {hunt(name, HUNT_SEEDS_MAX)} |", flush=True)
+        return 0
     seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
     began = time.process_time()
     with BUGS[options.bug].planted() if options.bug else contextlib.nullcontext():

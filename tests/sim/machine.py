@@ -22,7 +22,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync.wire import decode, encode
 from tests.sim.memory_files import NO_LIMIT, MemoryFiles, PowerCut
 from tests.sim.memory_index import MemoryIndex
-from tests.sim.network import Host, Network
+from tests.sim.network import Network
 from tests.sim.virtual import Time
 
 EPOCH_MS = 1_700_000_000_000

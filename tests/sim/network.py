@@ -499,8 +499,7 @@ class Network:
         if connection.is_server_over or server.is_over:
             return
         if connection.is_hung_up or connection.served not in server.served:
-            outbound = connection.client.dials.get(self._link_of(connection))
-            if outbound is not None and outbound.connection is connection:
+            if self._outbound_of(connection) is not None:
                 self.time.after(self.delay_s(), lambda: self.end_client(connection, "does not know this connection"))
             return
         server.handler.on_frames(connection.served, list(frames), "")
@@ -514,12 +513,6 @@ class Network:
         if not outbound.is_up:  # the ROUTER's OK went before all else
             self._on_up(outbound)
         outbound.host.handler.on_frames(outbound.link, list(frames), "")
-
-    def _link_of(self, connection: Connection) -> Link | None:
-        for link, outbound in connection.client.dials.items():
-            if outbound.connection is connection:
-                return link
-        return None
 
     def _outbound_of(self, connection: Connection) -> Outbound | None:
         client = connection.client

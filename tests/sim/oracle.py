@@ -221,7 +221,7 @@ class Oracle:
         for machine, found in leaves[1:]:
             assert found == first, (
                 f"{machine.name} and {first_machine.name} differ in "
-                f"{sorted(unpack_id(key) for key in first.keys() | found.keys() if first.get(key) != found.get(key))}"
+                f"{[unpack_id(key) for key in sorted(first.keys() | found.keys()) if first.get(key) != found.get(key)]}"
             )
         tops = {name_of(id_key, leaf) for id_key, found in first.items() for leaf in found}
         unknown = tops - self.writes.keys()

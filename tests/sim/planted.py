@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import mynosql.ledger
-from mynosql.clock import HybridClock
 from mynosql.errors import StorageError
 from mynosql.ledger import Ledger
 from mynosql.replica import Replica
 from mynosql.row import Leaf, Leaves
 from mynosql.store.feeds import Feed
-from mynosql.store.recovery import _Replayer
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.sync import dialling, serving
 from mynosql.sync import messages as ms
 from mynosql.sync.filling import Filler
 from mynosql.sync.following import Follower
-from mynosql.sync.memory import Memory
 from mynosql.sync.pushing import Outbox
 
 
@@ -92,7 +89,7 @@ def _winner_only(child: Any) -> Any:
 
 def _theirs_win(merge_leaves: Any) -> Any:
     def broken(ours: Leaves, theirs: Leaves) -> Leaves:
-        return theirs if len(ours) == 1 else merge_leaves(ours, theirs)  # type: ignore[no-any-return]
+        return theirs if len(ours) == 1 else merge_leaves(ours, theirs)
 
     return broken
 
@@ -152,10 +149,6 @@ def _forgotten_bodies(on_sealed: Any) -> Any:
     return broken
 
 
-def _beginning_anew(_: Any) -> Any:
-    return classmethod(lambda cls, last, now_ms: cls(0))
-
-
 def _before_the_commit(run: Any) -> Any:
     def broken(self: SealJob) -> None:
         for number in self.plan.memtable.replayed:
@@ -189,17 +182,13 @@ def _shard_not_flushed(write_shard: Any) -> Any:
             return getattr(self._files, name)
 
     def broken(self: SealJob, packed: Any, outcome: Any) -> Any:
-        files, self._files = self._files, Files(self._files)  # type: ignore[assignment]
+        files, self._files = self._files, Files(self._files)
         try:
             return write_shard(self, packed, outcome)
         finally:
             self._files = files
 
     return broken
-
-
-def _believed_all(_: Any) -> Any:
-    return lambda self, content: content.notes
 
 
 def _forgotten_notes(_: Any) -> Any:
@@ -238,10 +227,6 @@ BUGS: dict[str, Bug] = {
     "not-filled": Bug("a mirror does not ask for missing bodies", (Filler,), "_look", _nothing),
     "no-loss": Bug("a node that lost some of its history keeps its identity", (serving, dialling), "find_loss",
                    _nothing),
-    "owes-nothing": Bug("a mirror that becomes a peer owes nothing", (Memory,), "set_owed_all_until", _nothing),
     "stale-feed": Bug("decoded segments outlive what replaced their rows", (Feed,), "on_sealed", _forgotten_bodies),
-    "clock-anew": Bug("the clock begins anew at each opening", (HybridClock,), "resumed", _beginning_anew),
-    "gap-believed": Bug("after a gap in the journals cursors are believed", (_Replayer,), "_believed", _believed_all),
     "notes-lost": Bug("a note that a full disk refused is forgotten", (Replica,), "_write_notes", _forgotten_notes),
-    "mode-forgotten": Bug("a mirror that becomes a peer forgets to stop as one", (Filler,), "stop", _nothing),
 }

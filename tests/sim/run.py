@@ -7,6 +7,7 @@ Deterministic: the same plan does the same, event for event, in every process.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import TypeVar
@@ -141,10 +142,8 @@ class Run:
         assert process is not None
 
         def act() -> None:
-            try:
+            with contextlib.suppress(StorageFull, StorageFailed):  # the application is told that nothing is saved
                 process.act(lambda: call(process))
-            except (StorageFull, StorageFailed):
-                pass  # the application was told that nothing is saved
             self.oracle.on_answered(machine)
 
         machine.guarded(process, act)
@@ -401,6 +400,23 @@ class Run:
             return "failed"
         return "mirror" if is_mirror else "peer"
 
+    def _demote(self, machine: Machine, step: Step) -> object:
+        """A mirror that the others do not hear takes what peers write, and becomes one of them."""
+        process = machine.process
+        others = [other for other in self.machines if other is not machine and self._is_mirror(other)]
+        if process is None or not process.replica.is_mirror or not others:
+            return False
+        for other in others:
+            self.network.block(machine.name, other.name)
+            self.network.block(other.name, machine.name)
+        for other in self.machines:
+            if not self._is_mirror(other):
+                self._save(other, step)
+        self.time.run(0.5)
+        if machine.process is None:
+            return "too late"
+        return self._mode(machine, step)
+
     def _backup(self, machine: Machine, step: Step) -> object:
         if self.oracle.is_rolled_back(machine) or self.oracle.has_unsynced(machine):
             return False
@@ -461,12 +477,19 @@ class Run:
         return f"{made.name}, a {'mirror' if is_mirror else 'peer'}"
 
     def _depart(self, machine: Machine, step: Step) -> object:
-        """A peer is never seen again. What it had delivered stays."""
+        """A peer is never seen again. What it had delivered stays, also when the mirrors lose power just then."""
         process = machine.process
         if process is None or process.replica.is_mirror or self.oracle.is_rolled_back(machine):
             return False
         if self.oracle.is_twin(machine) or len(self.machines) < 3:
             return False
+        is_struck = step.b < 0.5
+        if is_struck:
+            self._save(machine, step)
+            head = process.store.head_seq
+            self.time.run_until(lambda: process.is_over or process.replica.is_delivered(head), within_s=1.0)
+            if process.is_over:
+                return "too late"
         replica = process.replica
         rejected = process.replica.node.rejected
         self.oracle.on_lost(machine, is_delivered={
@@ -475,7 +498,11 @@ class Run:
         })
         machine.cut_power()
         self.backups.pop(machine, None)
-        return None
+        if is_struck:
+            for other in self.machines:
+                if self._is_mirror(other):
+                    other.cut_power()
+        return "and the mirrors lose power" if is_struck else None
 
     # The end
 
