@@ -80,6 +80,8 @@ class Machine:
         self.fails_flush = False
         """The next flush of a file fails."""
         self.was_mirror = is_mirror
+        self.has_served = is_mirror
+        """It was a mirror once: others may rely on it alone."""
         self.openings = 0
         self.renewals = 0
         self.failures: list[str] = []
@@ -271,6 +273,7 @@ class Process:
         if is_mirror == self.replica.is_mirror:
             return
         if is_mirror:
+            self.machine.has_served = True
             self.host.listen()
         else:
             self.host.unlisten()

@@ -350,7 +350,7 @@ class Steps(Stage):
     def _depart(self, machine: Machine, step: Step) -> object:
         """A peer is never seen again. What it had delivered stays, also when the mirrors lose power just then."""
         process = machine.process
-        if process is None or process.replica.is_mirror or self.oracle.is_rolled_back(machine):
+        if process is None or machine.has_served or self.oracle.is_rolled_back(machine):
             return False
         if self.oracle.is_twin(machine) or len(self.machines) < 3:
             return False
