@@ -110,6 +110,7 @@ class Stage:
             machine.fails_flush = False
             if machine.process is None:
                 machine.start()
+        self.time.run(7.0)  # an fsync that fails on a slow disk is known by then
         if not any(self._is_mirror(machine) for machine in self.machines):
             self._make_mirror(self.machines[0])  # the last one forgot in a power cut that it had become one
         mirrors = [machine.address for machine in self.machines if self._is_mirror(machine)]

@@ -358,13 +358,13 @@ class Steps(Stage):
         if is_struck:
             self._save(machine, step)
             head = process.store.head_seq
-            self.time.run_until(lambda: process.is_over or process.replica.is_delivered(head), within_s=1.0)
+            self.time.run_until(lambda: process.is_over or process.replica.is_reached(head, "mirror"), within_s=1.0)
             if process.is_over:
                 return "too late"
         replica = process.replica
         rejected = process.replica.node.rejected
         self.oracle.on_lost(machine, is_delivered={
-            write: replica.is_delivered(write.seq) and write.seq not in rejected
+            write: replica.is_reached(write.seq, "mirror") and write.seq not in rejected
             for write in self.oracle.writes_of(machine)
         })
         machine.cut_power()
