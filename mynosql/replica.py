@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mynosql.address import Address
 from mynosql.clock import HybridClock
-from mynosql.errors import MyNoSQLError, PeerError, StorageError
+from mynosql.errors import MyNoSQLError, PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
 from mynosql.revision import entry_digest
@@ -102,6 +102,9 @@ class Replica:
         self.before_long_work: Callable[[], None] = lambda: None
         """Called when what waits to be sent had better leave before many rows are applied."""
         self._fetches: dict[int, Fetch] = {}
+        self._unwritten: dict[str, bytes] = {}
+        """Notes that a full disk refused, tried again at every step and with the next note."""
+        self._is_renewal_due = False
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -120,9 +123,14 @@ class Replica:
     def _write_durably(self, notes: Mapping[str, bytes]) -> None:
         self.store.put([], notes=notes)
         job = self.store.sync_job()
-        if job is not None:
+        if job is None:
+            return
+        try:
             job.run()
-            self.store.finish(job)
+        except StorageError as error:
+            self.store.finish(job, error)
+            raise
+        self.store.finish(job)
 
     # What the face asks
 
@@ -179,12 +187,17 @@ class Replica:
         self.scoping.change(scope)
 
     def set_mode(self, is_mirror: bool, now: float) -> None:
-        """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed."""
+        """The mode is changed and remembered; a new mirror fills, a former one owes what nobody confirmed.
+
+        On a full disk it is remembered once there is room. Raises StorageFailed when nothing can be written any more.
+        """
+        if self.store.read_only_reason is not None:
+            raise StorageFailed(f"the mode stays: {self.store.read_only_reason}; open the database again")
         if is_mirror:
             self._on_scope(None)
         self._perform(self.node.set_mode(is_mirror, now), now)
         # Last: a power cut between the two must not leave a peer that does not know what it owes.
-        self.store.put([], notes={MODE_NOTE: _mode_note(is_mirror)})
+        self._write_notes({**self._unwritten, MODE_NOTE: _mode_note(is_mirror)})
 
     def start(self, now: float, *, advertised: Address | None, publisher_port: int) -> None:
         """Conversations begin: with the addresses that are remembered, and on the sockets that are bound."""
@@ -197,7 +210,7 @@ class Replica:
         """Conversations end with a Bye; the time of the last complete index is kept."""
         self._perform(self.node.stop(now), now)
         if self._as_of_ms is not None and self.store.read_only_reason is None:
-            self.store.put([], notes={COMPLETE_NOTE: str(self._as_of_ms).encode()})
+            self._write_notes({**self._unwritten, COMPLETE_NOTE: str(self._as_of_ms).encode()})
         for fetch in self._fetches.values():
             fetch.is_done = True
         self._fetches.clear()
@@ -325,6 +338,10 @@ class Replica:
 
     def step(self, now: float) -> None:
         """What is due is done."""
+        if self._unwritten:
+            self._write_notes(self._unwritten)
+        if self._is_renewal_due:
+            self._perform(self._renew(now), now)
         self._perform(self.node.step(now), now)
 
     def next_due(self, now: float) -> float | None:
@@ -482,10 +499,19 @@ class Replica:
         return fx.Compared(wanted=tuple(wanted))
 
     def _set_note(self, effect: fx.SetNote) -> None:
+        self._write_notes({**self._unwritten, effect.key: effect.value})
+
+    def _write_notes(self, notes: dict[str, bytes]) -> None:
+        """A full disk puts them off: the protocol goes by them already, and counters.pending follows one of them."""
         try:
-            self.store.put([], notes={effect.key: effect.value})
+            self.store.put([], notes=notes)
+        except StorageFull as error:
+            self._unwritten = notes
+            self.on_failure(error)
         except StorageError as error:
             self.on_failure(error)
+        else:
+            self._unwritten = {}
 
     def _finish_fetch(self, effect: fx.FetchDone) -> None:
         fetch = self._fetches.pop(effect.request, None)
@@ -493,11 +519,20 @@ class Replica:
             fetch.row, fetch.outcome, fetch.is_done = effect.row, effect.outcome, True
 
     def _renew(self, now: float) -> list[fx.Effect]:
-        """Another living node uses our id, or knows more of us than our disk does: we are somebody new from here on."""
-        node = self._world.renew_node()
-        self.ledger.rename(node)
-        self.store.node = node
-        self._write_durably({INDEX_NOTE: self._world.mint(16)})
+        """Another living node uses our id, or knows more of us than our disk does: we are somebody new from here on.
+
+        A disk that does not take it puts it off: until then the node hears and says nothing.
+        """
+        self._is_renewal_due = True
+        try:
+            node = self._world.renew_node()
+            self.ledger.rename(node)
+            self.store.node = node
+            self._write_durably({INDEX_NOTE: self._world.mint(16)})
+        except StorageError as error:
+            self.on_failure(error)
+            return []
+        self._is_renewal_due = False
         return self.node.on_renewed(node, self.index_id, now)
 
     def _on_announce(self, kind: fx.Kind) -> None:

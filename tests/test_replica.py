@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mynosql.address import Address
-from mynosql.errors import PeerError, StorageFull
+from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
 from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, Replica, World
 from mynosql.row import Version
@@ -194,6 +194,24 @@ def test_a_full_disk_is_the_result_and_is_shown_and_nothing_is_taken(made: Made)
     assert made.store.find(key("a")) is None
 
 
+def test_a_note_that_a_full_disk_refused_is_written_once_there_is_room(made: Made) -> None:
+    """The protocol goes by it at once: seed 109 of the simulator waited for ever for `pending` to follow."""
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.perform(fx.SetNote(key="delivered", value=b"7"), fx.SetNote(key="filling", value=b"0"))
+    made.perform()
+    assert made.replica.last_error == "StorageFull: no room"
+    assert made.store.note("delivered") == b""
+    made.files.on_operation = lambda operation, name: None
+    made.perform()
+    assert (made.store.note("delivered"), made.store.note("filling")) == (b"7", b"0")
+    written = made.store.written
+    made.perform()
+    assert made.store.written == written, "and only once"
+
+
 def test_the_feed_is_read_by_prefixes(made: Made) -> None:
     made.perform(apply(*(row_of(id, 1) for id in ("x/1", "y/1", "z/1"))))
     for prefixes, expected in (((), ["x/1", "y/1", "z/1"]), (("y/",), ["y/1"]), (("x/", "z/"), ["x/1", "z/1"])):
@@ -295,6 +313,39 @@ def test_renew_mints_node_and_index_anew_durably_before_the_node_goes_on(made: M
     assert made.taken() == [PING]
 
 
+@pytest.mark.parametrize("error", [StorageFull("no room"), StorageFailed("input/output error")])
+def test_a_renewal_that_the_disk_does_not_take_is_put_off_not_raised(made: Made, error: StorageError) -> None:
+    """It was raised out of the message that asked for it, and the network thread died. Nothing is said meanwhile."""
+    before = made.replica.index_id
+
+    def fail(operation: str, name: str) -> None:
+        raise error
+
+    made.files.on_operation = fail
+    made.perform(fx.Renew(reason="a copied folder"))
+    assert made.replica.last_error == f"{type(error).__name__}: {error}"
+    assert [name for name, _ in made.node.calls if name == "on_renewed"] == []
+    made.files.on_operation = lambda operation, name: None
+    made.perform()
+    made.perform()
+    is_writable = isinstance(error, StorageFull)
+    renewed = [args for name, args in made.node.calls if name == "on_renewed"]
+    assert renewed == ([(99, made.replica.index_id, 0.0)] if is_writable else [])
+    assert (made.replica.index_id != before) is is_writable
+
+
+def test_closing_on_a_full_disk_ends_in_order(made: Made) -> None:
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.perform(fx.Announce(kind=fx.Kind.CAUGHT_UP))
+    made.files.on_operation = full
+    (fetch,) = made.replica.fetch([key("a")], 1.0, False, 0.0)
+    made.replica.stop(1.0)
+    assert fetch.is_done
+    assert made.replica.last_error == "StorageFull: no room"
+
+
 @pytest.mark.parametrize("is_moved", [False, True])
 def test_the_index_id_is_kept_unless_the_folder_moved(made: Made, is_moved: bool) -> None:
     before = made.store.note(INDEX_NOTE)
@@ -340,6 +391,29 @@ def test_each_level_asks_for_more(made: Made) -> None:
     node.acked_seq = node.delivered_seq = node.sent_seq = 0
     made.store.put([], notes={"delivered": b"1"})
     assert reached() == ["sent", "mirror", "mirrors"], "nothing is owed"
+
+
+def test_a_mode_changed_on_a_full_disk_is_changed_wholly_and_remembered_once_there_is_room(made: Made) -> None:
+    """It was raised after the node had changed: a mirror without an address, whose followers polled it for ever."""
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.replica.set_mode(True, 0.0)
+    assert [args[0] for name, args in made.node.calls if name == "set_mode"] == [True]
+    made.files.on_operation = lambda operation, name: None
+    made.perform()
+    assert made.store.note(MODE_NOTE) == b"mirror"
+
+
+def test_a_mode_is_not_changed_when_nothing_can_be_written(made: Made) -> None:
+    made.perform(apply(row_of("a", 1)))
+    job = made.store.sync_job()
+    assert job is not None
+    made.store.finish(job, StorageFailed("input/output error"))
+    with pytest.raises(StorageFailed, match="the mode stays: input/output error; open the database again"):
+        made.replica.set_mode(True, 0.0)
+    assert [args[0] for name, args in made.node.calls if name == "set_mode"] == []
 
 
 def test_the_first_complete_index_is_remembered_at_once(made: Made) -> None:

@@ -67,6 +67,11 @@ class _BlockRows(Sequence[Row]):
         self._rows[row.seq] = row
         self._spots.append((row.seq, 0))
 
+    @property
+    def borrows(self) -> bool:
+        """Some row stands in another segment, and may be replaced there."""
+        return bool(self._rows)
+
     def sort(self) -> list[int]:
         """Nothing is added any more; returns the seqs in order."""
         self._spots.sort()
@@ -309,10 +314,11 @@ class Feed:
 
         contents: what the seal has read of its journals.
         """
-        for number in replaced_in:
-            self._decoded.pop(number, None)
-            if self._ahead is not None and self._ahead.segment.number == number:
-                self._ahead = None
+        for number, kept in list(self._decoded.items()):
+            if _is_replaced(number, kept.rows, replaced_in):
+                del self._decoded[number]
+        if self._ahead is not None and _is_replaced(self._ahead.segment.number, self._ahead.rows, replaced_in):
+            self._ahead = None
         if segment is not None and self._is_followed:
             memtable.hold(contents)
             seqs = memtable.fed_seqs()
@@ -326,6 +332,11 @@ class Feed:
         self._decoded.clear()
         self._ahead = None
         self._is_followed = False
+
+
+def _is_replaced(number: int, rows: Sequence[Row], replaced_in: Sequence[int]) -> bool:
+    """Rows of that segment may be superseded, now that rows in these segments are."""
+    return number in replaced_in or (bool(replaced_in) and isinstance(rows, _BlockRows) and rows.borrows)
 
 
 def _newest(row: Row, newer: Sequence[Memtable]) -> Row | None:

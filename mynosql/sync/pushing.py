@@ -54,6 +54,8 @@ class Outbox:
         self._acked = Taken(0, 0)
         """What the mirror has taken."""
         self._confirming = Confirming(hub, self._on_delivered)
+        self._is_skipping = False
+        """A row that is owed had nothing to send: the store counts it as pending until it hears of the new seq."""
         self._flight: deque[Batch] = deque()
         self._reading = 0
         """Which reading is under way; 0: none. A result for another one is of an older conversation."""
@@ -179,6 +181,8 @@ class Outbox:
             sendable = _sendable(row, None if position is None else found.rows[position])
             if sendable is not None:
                 rows.append(sendable)
+            else:
+                self._is_skipping = True
         starts = range(0, len(rows), PUSH_ROWS_MAX)
         for start in starts:
             chunk = tuple(rows[start : start + PUSH_ROWS_MAX])
@@ -286,7 +290,8 @@ class Outbox:
     def _settle(self) -> None:
         """With nothing in flight, all that was read is taken: nothing of it was owed, or it is acknowledged."""
         if not self._flight and self._sent > self._acked.seq:
-            self._take(self._acked._replace(seq=self._sent), is_kept=False)
+            self._take(self._acked._replace(seq=self._sent), is_kept=self._is_skipping)
+            self._is_skipping = False
 
     def on_progress(self, dialled: Dialled) -> None:
         """The mirror is fetching a large body of a Push: it works on the answer."""

@@ -164,6 +164,11 @@ class MemoryFiles:
     def used_bytes(self) -> int:
         return sum(len(inode.content) for inode in self._names.values())
 
+    @property
+    def is_lying(self) -> bool:
+        """A flush failed: reading gives bytes that are in memory only, and a later flush reports them as written."""
+        return any(write.is_doomed for inode in self._names.values() for write in inode.pending)
+
     def crash(self, rng: Random) -> MemoryFiles:
         """The folder as a power cut now may leave it: un-synced writes and names dropped, kept, torn or reordered."""
         names = dict(self._durable_names)

@@ -203,3 +203,23 @@ def test_a_damaged_block_costs_its_own_rows_only_and_is_noted() -> None:
 def test_an_empty_feed_is_at_its_end() -> None:
     store, _, _ = open_memory(MemoryFiles())
     assert store.feed(0, bytes_max=10, bodies=True, body_bytes_max=10) == ((), 0, False)
+
+
+def test_a_row_whose_body_came_later_is_forgotten_when_it_is_replaced_where_the_body_stands() -> None:
+    """What was decoded of its first segment kept it: `pending` fell below zero, and the seal that packs it failed."""
+    # Given a record owed, with others in its segment, its body brought by a stray in the next segment
+    store, _, _ = open_memory()
+    owed = remote_row("a", 1)._replace(owed=True)
+    store.put([owed, row_of("b", 1)])
+    seal(store)
+    store.put_one(row_of("a", 1, hlc=3000, node=7)._replace(leaves=owed.leaves, seq=1, owed=True, stray=True))
+    seal(store)
+    # And its first segment decoded for the feed
+    assert ids_of(feed_rows(store)) == ["a", "b"]
+    # When it is replaced, and that is sealed
+    store.put_one(tombstone("a", hlc=9000))
+    seal(store)
+    # Then it is not there twice
+    assert [(row.id_key, row.seq) for row in feed_rows(store)] == [(key("b"), 2), (key("a"), 3)]
+    store.put([], notes={"delivered": b"2"})
+    assert store.counters.pending == 0

@@ -289,3 +289,24 @@ def test_an_edit_beside_a_leaf_that_is_not_held_goes_without_it(size: int) -> No
             assert [leaf.node for leaf in row.leaves] == [peer.node_id]
     assert len(mirror.leaves("a")) == 2
     assert peer.node.rejected == {}
+
+
+def test_what_is_owed_and_has_nothing_to_send_is_written_down_as_delivered() -> None:
+    """Seed 265 of the simulator: the store counted it as pending for ever, since only an Ack was kept as a note."""
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    mirror.save("a", b"theirs")
+    world.settle()
+    # Given a row that was owed for a leaf of ours, superseded since: what is left of it came from the mirror
+    peer.store.put([peer.store.rows[pack_id("a")]._replace(owed=True, seq=0)])
+    peer.save("b", b"ours")
+    world.settle()
+    peer.store.put([peer.store.rows[pack_id("a")]._replace(owed=True, seq=0)])
+    peer.store.sync()
+    peer.restart()
+    world.run(1.0)
+
+    assert peer.node.delivered_seq == peer.store.head
+    assert int(peer.store.notes["delivered"]) == peer.store.head
+    assert [id_key for id_key in pushed(world) if id_key == pack_id("a")] == []
