@@ -24,7 +24,7 @@ from tests.faults.write_paths import PATHS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 IS_EXHAUSTIVE = bool(os.environ.get("MYNOSQL_EXHAUSTIVE"))
 QUICK = ReplayOptions(random_per_boundary=0, singles_max=1, torn_per_write=1, face_every=60)
-EXHAUSTIVE = ReplayOptions(random_per_boundary=10, singles_max=20, face_every=50)
+EXHAUSTIVE = ReplayOptions(random_per_boundary=60, singles_max=20, face_every=100)
 OPTIONS = EXHAUSTIVE if IS_EXHAUSTIVE else QUICK
 STATES_MIN = 50_000 if IS_EXHAUSTIVE else 5_000
 
@@ -43,7 +43,6 @@ NEEDLESS = {
     "identity": "a torn identity is minted anew, as in a copied folder",
     "index-journal": "SQLite's own, while an empty index turns to its log; nothing is in it yet",
     "filter": "a torn filter is made anew from the index",
-    "control": "the address of the process for commands; made at every opening",
 }
 """Kinds that cost no promise when left out: every state that this makes possible was judged."""
 
