@@ -1,5 +1,7 @@
 """What every test gets: no settings of the machine, deterministic Hypothesis, databases that are checked afterwards.
 
+With `pytest -n`, the tests of one file run in one process, and files that are marked `long` are begun first.
+
 `db` is an open peer in an empty folder; `make_db` opens more of them. After the test each of their folders passes
 checkdb(), whatever the test did to it, and nothing stays open.
 """
@@ -14,10 +16,20 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.tables import Printing
+
 # The same examples in every run: a failure in CI is a failure here. --hypothesis-profile explore looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("explore", derandomize=False, deadline=None, print_blob=True, max_examples=2_000)
 hypothesis.settings.load_profile("same")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Printing())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,9 @@ def test_a_value_that_cannot_be_stored_is_refused_with_its_path(db: Any, rec: An
     assert list(db.changes()) == []
 
 
-@pytest.mark.parametrize("id", [["a", "list"], {"a": 1}, Surface(), "x" * 5000, float], ids=repr)
+@pytest.mark.parametrize(
+    "id", [["a", "list"], {"a": 1}, Surface(), "x" * 5000, float], ids=["list", "dict", "object", "long", "type"]
+)
 def test_an_id_that_cannot_be_stored_is_refused(db: Any, id: Any) -> None:
     with pytest.raises(mynosql.RecordInvalid):
         db.savedoc({"id": id, "n": 1})

@@ -23,7 +23,7 @@ from tests.faults.promises import Feeds, Promises
 from tests.faults.recorded_child import NAME
 from tests.faults.strace import find_skip_reason
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.long]
 IS_EXHAUSTIVE = bool(os.environ.get("MYNOSQL_EXHAUSTIVE"))
 EVERY = 1 if IS_EXHAUSTIVE else 8
 KILLS_MIN, FAULTS_MIN = 300 // EVERY, 1000 // EVERY

@@ -10,6 +10,7 @@ import pytest
 import mynosql
 from tests.faults.processes import PythonChild
 
+pytestmark = pytest.mark.long
 KILLS = 200
 CHECK_EVERY = 20
 UNSEALED_BYTES_MAX = 5 * 2 * 65536

@@ -21,7 +21,7 @@ from tests.faults.replay import Replay, ReplayOptions, Report
 from tests.faults.storage_calls import Event
 from tests.faults.write_paths import PATHS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.long]
 IS_EXHAUSTIVE = bool(os.environ.get("MYNOSQL_EXHAUSTIVE"))
 QUICK = ReplayOptions(random_per_boundary=0, singles_max=1, torn_per_write=1, face_every=60)
 EXHAUSTIVE = ReplayOptions(random_per_boundary=60, singles_max=20, face_every=100)

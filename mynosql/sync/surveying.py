@@ -53,7 +53,7 @@ class Surveyor:
         hub = self._hub
         if hub.timers.is_set("survey") or self._probed is not None or not self._others():
             return
-        is_news = any(address not in self._round_trips_s for address in self._others())
+        is_news = any(address not in self._round_trips_s for address in self._answering())
         wait_s = hub.options.survey_first_s if is_news else hub.options.survey_s
         hub.timers.set("survey", hub.now + hub.jitter(wait_s), self._begin)
 
@@ -73,9 +73,13 @@ class Surveyor:
             return []
         return [address for address in self._hub.members.candidates() if address != followed.address]
 
+    def _answering(self) -> list[Address]:
+        """One that fails cannot be measured, and is no reason to measure the others sooner."""
+        return [address for address in self._others() if not self._hub.strategy.is_failing(address)]
+
     def _begin(self) -> None:
         hub, followed = self._hub, self._hub.strategy.followed
-        others = [address for address in self._others() if not hub.strategy.is_failing(address)]
+        others = self._answering()
         if followed is None or not followed.is_ready or not others:
             self.plan()
             return

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import add_table
 from tests.faults.matrix import FAULTS, Cell, Story, table_of
 from tests.faults.meshes import Mesh
 from tests.faults.namespaces import find_skip_reason
+from tests.tables import add_table
 
 CELLS = [
     Cell(fault, mirror_count, is_writing)
@@ -28,7 +28,7 @@ MESHES_PER_KIND = 2
 """Meshes that share the faults of one number of mirrors and one load."""
 CELL_DEADLINE_S = 280.0
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def line_up(cells: list[Cell]) -> list[list[Cell]]:

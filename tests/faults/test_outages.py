@@ -12,14 +12,14 @@ import pytest
 
 from mynosql.net.security import keygen
 from mynosql.sync.options import SyncOptions
-from tests.faults.conftest import add_table
 from tests.faults.matrix import CHANGE_BYTES, Story
 from tests.faults.meshes import PORT, Mesh, MeshNode
 from tests.faults.namespaces import Host, Lab, find_skip_reason, from_hosts
 from tests.faults.proxy import Proxy
+from tests.tables import add_table
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 FIRST_SYNC_COUNT = 100_000
 FIRST_SYNC_KBIT_S = 10_000

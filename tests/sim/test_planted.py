@@ -12,6 +12,7 @@ from tests.sim.__main__ import failure_of, hunt
 from tests.sim.plan import make_plan
 from tests.sim.planted import BUGS
 
+pytestmark = pytest.mark.long
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "SIMULATOR.md"
 SEEDS_MAX = 500
 ROW = re.compile(r"^\| `([a-z-]+)` \| (.+) \| (\d+) \|$", re.MULTILINE)

@@ -20,6 +20,7 @@ from tests.sim.planted import BUGS
 from tests.sim.run import Run, Violation
 from tests.sim.shrink import shrink
 
+pytestmark = pytest.mark.long
 SEEDS = 1_000
 SEEDS_A_TEST = 50
 LARGER = {1: 20, 2: 4, 3: 1}

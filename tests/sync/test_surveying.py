@@ -65,6 +65,18 @@ def test_a_peer_fails_over_to_the_nearer_one() -> None:
     assert peer.follows == "m3"
 
 
+def test_a_mirror_that_fails_is_no_reason_to_measure_the_others_more_often() -> None:
+    """Found by the simulator, seed 514: every 5 s."""
+    world, mirrors, peer = mesh(10, 10, 10)
+    mirrors[0].kill()
+    world.run(60.0)
+    before = len(world.sent(ms.Hello, by="p1"))
+    world.run(1000.0)
+
+    assert peer.follows in ("m2", "m3")
+    assert len(world.sent(ms.Hello, by="p1")) - before <= 5, "one other every 5 minutes"
+
+
 @obeys("What was measured to be better is the first choice from then on; a filling mirror is not better.")
 def test_what_was_better_is_come_back_to() -> None:
     world, mirrors, peer = mesh(80, 4)
