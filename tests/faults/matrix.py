@@ -23,7 +23,11 @@ FLAP_S = 0.4
 BASE_LIMIT_S = 5.0
 LIMIT_S_PER_RECORD = 5.0 / 1000
 SILENCE_S = 12.0
-"""docs/PROTOCOL.md, "Times": how long an idle link may be dead before it is noticed."""
+"""docs/PROTOCOL.md, "Times": how long an idle link may be dead before it is noticed.
+
+After heavy loss as well: TCP waits twice as long each time the same packet is lost, up to many seconds, and nobody
+above it sees that the link carries again. A link that is silent meanwhile is dialled anew.
+"""
 SETTLE_S = 60.0
 YEAR_S = 365 * 86_400
 BACKED_UP_LATER = 50
@@ -229,7 +233,7 @@ FAULTS = (
     ),
     Fault(name="loss 1 %", begin=lose(1), how="every machine drops 1 % of the packets that arrive, at random"),
     Fault(name="loss 10 %", begin=lose(10), how="the same with 10 %"),
-    Fault(name="loss 30 %", begin=lose(30), how="the same with 30 %"),
+    Fault(name="loss 30 %", begin=lose(30), how="the same with 30 %", base_limit_s=SILENCE_S),
     Fault(name="1 Mbit_s", begin=slow_down, how="tbf: what leaves each machine leaves at 1 Mbit/s, queue 0.4 s"),
     Fault(
         name="300 ms", begin=delay, end=delay_no_more, has_proxies=True,
