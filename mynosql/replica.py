@@ -24,7 +24,7 @@ from mynosql.scoping import Scoping
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync.memory import Rejected
-from mynosql.sync.messages import Message
+from mynosql.sync.messages import Entries, Message, Pull
 from mynosql.sync.node import Node, NodeConfig, Wanted
 from mynosql.views import Level, SyncStatus
 
@@ -99,6 +99,8 @@ class Replica:
         complete = store.note(COMPLETE_NOTE)
         self._as_of_ms = int(complete) if complete else None
         self._outgoing: deque[tuple[int, Command]] = deque()
+        self._pulls: list[Command] = []
+        """They pass what waits for an fsync: the other side gets the next rows ready meanwhile."""
         self.before_long_work: Callable[[], None] = lambda: None
         """Called when what waits to be sent had better leave before many rows are applied."""
         self._fetches: dict[int, Fetch] = {}
@@ -350,10 +352,10 @@ class Replica:
     # The gate
 
     def take_outgoing(self) -> list[Command]:
-        """What may leave now, in order; it is the caller's to perform."""
+        """What may leave now; it is the caller's to perform in this order."""
         outgoing = self._outgoing
         durable = self.store.durable
-        taken: list[Command] = []
+        taken, self._pulls = self._pulls, []
         while outgoing and outgoing[0][0] <= durable:
             taken.append(outgoing.popleft()[1])
         return taken
@@ -363,14 +365,23 @@ class Replica:
         """Messages wait for an fsync: it should not be put off."""
         return bool(self._outgoing)
 
+    def _gate(self, message: Message) -> int:
+        """How many frames of the journal must be durable before the message may leave."""
+        store = self.store
+        if not message.is_gated or (isinstance(message, Entries) and store.durable_seq == store.head_seq):
+            return 0  # Entries skip rows that later ones replaced: these must be durable, notes need not be
+        return store.written
+
     # The interpreter
 
     def _perform(self, effects: list[fx.Effect], now: float) -> None:
         todo = deque(effects)
         while todo:
             effect = todo.popleft()
-            if isinstance(effect, fx.Send | fx.Publish):
-                self._outgoing.append((self.store.written if effect.message.is_gated else 0, effect))
+            if isinstance(effect, fx.Send) and isinstance(effect.message, Pull):
+                self._pulls.append(effect)  # its link is open: a Welcome came over it
+            elif isinstance(effect, fx.Send | fx.Publish):
+                self._outgoing.append((self._gate(effect.message), effect))
             elif isinstance(effect, fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe):
                 self._outgoing.append((0, effect))
             elif isinstance(effect, fx.SetNote):
@@ -384,7 +395,7 @@ class Replica:
             elif isinstance(effect, fx.Announce):
                 self._on_announce(effect.kind)
             else:
-                if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS and self._outgoing:
+                if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS:
                     self.before_long_work()
                 todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
                 if isinstance(effect, fx.Apply) and self.node.rejected:

@@ -135,6 +135,25 @@ def test_nothing_overtakes_a_message_that_waits(made: Made) -> None:
     assert made.taken() == [ACK, PING, hang_up]
 
 
+def test_a_pull_overtakes_what_waits(made: Made) -> None:
+    pull = ms.Pull(request=1, index_id=b"i" * 16, after=0, prefixes=(), with_bodies=True)
+    made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=ACK), fx.Send(link=LINK, message=pull))
+    assert made.taken() == [pull]
+    sync(made.store)
+    assert made.taken() == [ACK]
+
+
+def test_entries_wait_for_rows_and_not_for_notes(made: Made) -> None:
+    entries = ms.Entries(request=1, index_id=b"i" * 16, after=0, last=1, head=1, more=False, rows=())
+    made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=entries))
+    assert made.taken() == [], "a row that they skip could be the newest again after a power cut"
+    sync(made.store)
+    assert made.taken() == [entries]
+    made.perform(fx.SetNote(key="note", value=b"1"), fx.Send(link=LINK, message=entries))
+    assert made.store.written > made.store.durable
+    assert made.taken() == [entries]
+
+
 def test_a_write_behind_a_message_does_not_hold_it_back(made: Made) -> None:
     made.perform(apply(row_of("a", 1)), fx.Send(link=LINK, message=ACK))
     job = made.store.sync_job()

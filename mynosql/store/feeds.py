@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from mynosql.batch import FLAG_STRAY, Head
+from mynosql.batch import FLAG_OWED, FLAG_STRAY, Head
 from mynosql.collector import collector_paused
 from mynosql.errors import StorageCorrupt
 from mynosql.row import Row
@@ -36,7 +36,7 @@ class _Decoded:
     __slots__ = ("has_bodies", "large", "rows", "seqs", "used")
 
     def __init__(
-        self, rows: Sequence[Row], seqs: list[int], large: dict[int, Found], has_bodies: bool
+        self, rows: _BlockRows | _Unpacked, seqs: list[int], large: dict[int, Found], has_bodies: bool
     ) -> None:
         self.rows = rows
         self.seqs = seqs
@@ -93,6 +93,15 @@ class _BlockRows(Sequence[Row]):
         head, raw = self._blocks[spot >> shard.SLOT_BITS]
         return head.row(spot & shard.ROWS_A_BLOCK_MAX - 1, raw)
 
+    def is_owed(self, place: int) -> bool:
+        """The row's `owed`, without making the row."""
+        if self._rows:
+            row = self._rows.get(self._seqs[place])
+            if row is not None:
+                return row.owed
+        spot = self._order[place]
+        return bool(self._blocks[spot >> shard.SLOT_BITS][0].flags(spot & shard.ROWS_A_BLOCK_MAX - 1) & FLAG_OWED)
+
 
 class _Ahead:
     """A segment that is being decoded."""
@@ -121,6 +130,10 @@ class _Unpacked(Sequence[Row]):
 
     def __getitem__(self, place: Any) -> Any:
         return self._memtable.at(self._seqs[place])
+
+    def is_owed(self, place: int) -> bool:
+        """The row's `owed`, without unpacking the row."""
+        return self._memtable.is_owed(self._seqs[place])
 
 
 class Feed:
@@ -183,15 +196,25 @@ class Feed:
 
     def count_owed(self, memtables: Sequence[Memtable], after_seq: int, until_seq: int) -> int:
         """Ids whose newest row is owed and has after_seq < seq <= until_seq."""
-        if not any(segment.seq_max > after_seq for segment in self._sealed.segments) and len(memtables) == 1:
-            return memtables[0].count_owed(after_seq, until_seq)
-        return sum(row.owed for row, _ in self._rows(memtables, after_seq, until_seq, False, True))
+        count = 0
+        newer = [memtable for memtable in memtables if memtable.replaces]
+        for segment in self._sealed.segments:
+            if segment.seq_max > after_seq and segment.seq_min <= until_seq and segment.number in self._sealed.owed:
+                decoded = self._decode(segment, False)
+                start, end = bisect_right(decoded.seqs, after_seq), bisect_right(decoded.seqs, until_seq)
+                owed = [place for place in range(start, end) if decoded.rows.is_owed(place)]
+                count += _count_owed([decoded.rows[place] for place in owed], newer) if newer else len(owed)
+        for position, memtable in enumerate(memtables):
+            owed_here = memtable.count_owed(after_seq, until_seq)
+            later = [other for other in memtables[position + 1 :] if other.replaces]
+            count += _count_owed(memtable.between(after_seq, until_seq), later) if owed_here and later else owed_here
+        return count
 
     def _rows(
         self, memtables: Sequence[Memtable], after_seq: int, until_seq: int, bodies: bool, owed_only: bool
     ) -> Iterator[tuple[Row, Found | None]]:
         """Newest rows in seq order; with a place where large bodies were left out."""
-        newer = [memtable for memtable in memtables if memtable.kept]
+        newer = [memtable for memtable in memtables if memtable.replaces]
         for segment in self._sealed.segments:
             if segment.seq_max <= after_seq or (owed_only and segment.number not in self._sealed.owed):
                 continue
@@ -201,7 +224,7 @@ class Feed:
             large = decoded.large
             start, end = bisect_right(decoded.seqs, after_seq), bisect_right(decoded.seqs, until_seq)
             for place in range(start, end):
-                row = decoded.rows[place]
+                row: Row = decoded.rows[place]
                 newest = _newest(row, newer) if newer else row
                 if newest is row:
                     yield row, large.get(row.seq) if large else None
@@ -210,7 +233,7 @@ class Feed:
         for position, memtable in enumerate(memtables):
             if memtable.last_seq <= after_seq:
                 continue
-            later = memtables[position + 1 :]
+            later = [other for other in memtables[position + 1 :] if other.replaces]
             for row in memtable.between(after_seq, until_seq):
                 newest = _newest(row, later) if later else row
                 if newest is not None:
@@ -334,7 +357,7 @@ class Feed:
         self._is_followed = False
 
 
-def _is_replaced(number: int, rows: Sequence[Row], replaced_in: Sequence[int]) -> bool:
+def _is_replaced(number: int, rows: _BlockRows | _Unpacked, replaced_in: Sequence[int]) -> bool:
     """Rows of that segment may be superseded, now that rows in these segments are."""
     return number in replaced_in or (bool(replaced_in) and isinstance(rows, _BlockRows) and rows.borrows)
 
@@ -343,10 +366,14 @@ def _newest(row: Row, newer: Sequence[Memtable]) -> Row | None:
     """The row itself; what brought it a body later, under the same seq; or None when it was replaced by a later seq."""
     id_key = row.id_key
     for memtable in reversed(newer):
-        found = memtable.row(id_key)
-        if found is not None:
-            return found if found.seq == row.seq else None
+        if id_key in memtable.replaces:
+            found = memtable.row(id_key)
+            return found if found is not None and found.seq == row.seq else None
     return row
+
+
+def _count_owed(rows: Iterable[Row], newer: Sequence[Memtable]) -> int:
+    return sum([newest.owed for row in rows if (newest := _newest(row, newer)) is not None])
 
 
 def _trimmed(row: Row, body_bytes_max: int) -> Row:

@@ -224,6 +224,10 @@ class Memtable:
         first, last = max(self.first_seq, after_seq + 1), min(self.last_seq, until_seq)
         return sum(self._owed[first - self.first_seq : last + 1 - self.first_seq]) if last >= first else 0
 
+    def is_owed(self, seq: int) -> bool:
+        """The row at() that seq is owed to others."""
+        return bool(self._owed[seq - self.first_seq])
+
     def fed_seqs(self) -> list[int]:
         """The seqs for which at() gives a row, in order."""
         return [seq for seq, spot in enumerate(self.log, self.first_seq) if spot]

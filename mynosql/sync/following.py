@@ -244,7 +244,7 @@ class Follower:
             return
         hub.memory.cursors[self.index_id] = cursor
         hub.memory.set_synced()
-        hub.publisher.on_relayed(result, self._card.node)
+        hub.publisher.on_relayed(result, self._card)
         if result.refused:
             self._apply_bare(rows, result)
         if hub.is_mirror:
@@ -271,7 +271,7 @@ class Follower:
         self._hub.fail(PeerError(f"{self._address}: {result.refused[0].text}"))
         self._hub.ask(
             lambda token: fx.Apply(token=token, rows=bare, origin=fx.Origin.INDEX),
-            partial(self._hub.publisher.on_relayed, node=self._card.node),
+            partial(self._hub.publisher.on_relayed, mirror=self._card),
         )
         if self._hub.is_mirror:
             self._note_bare(bare)

@@ -2,7 +2,8 @@
 
 `wire.encode` and `wire.decode` turn them into frames and back. A paragraph for each, with its rules, is in
 docs/PROTOCOL.md. `is_gated`: the message speaks of what must be on our disk first, so the interpreter holds it back
-until all that is written when it is sent is fsynced. No I/O; used by node.Node, its parts, and the interpreter.
+until all that is written when it is sent is fsynced (Entries: all rows). No I/O; used by node.Node, its parts, and the
+interpreter.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from mynosql.row import Row
@@ -24,8 +26,8 @@ class Relayed(NamedTuple):
 
     first: int
     last: int
-    source: int | None
-    """The node that sent them, when they are here just as it has them: it learns nothing from them."""
+    source: ms.Card | None
+    """Who sent them, when they are here just as it has them: under this index id it learns nothing from them."""
 
 
 class Publisher:
@@ -64,32 +66,33 @@ class Publisher:
         self._interval_s = hub.options.heartbeat_s
         hub.timers.set_earlier("heartbeat", hub.now + hub.options.first_heartbeat_s, self._beat)
 
-    def on_relayed(self, result: fx.Applied | fx.Failed, node: int | None) -> None:
+    def on_relayed(self, result: fx.Applied | fx.Failed, mirror: ms.Card | None) -> None:
         """Changes of another mirror got these seqs here: whoever takes our bodies gets them there as well.
 
-        node: the mirror that sent them all, None when that is not known.
+        mirror: the one that sent them all, None when that is not known.
         """
         if not isinstance(result, fx.Applied) or not result.last_seq or not self._hub.is_mirror:
             return
-        source = node if result.is_copy else None
+        source = mirror if result.is_copy else None
         found = Relayed(result.first_seq, result.last_seq, source)
         if not _extend(self._relayed, found) and len(self._relayed) < RELAYED_MAX:
             self._relayed.append(found)
         if source is not None and not _extend(self._sources, found):
             self._sources.append(found)
 
-    def without_its_own(self, rows: tuple[Row, ...], node: int) -> tuple[Row, ...]:
-        """Rows of our feed, without the bodies of those that came from that node: it has them."""
-        ranges = [found for found in self._sources if found.source == node]
-        if not ranges:
-            return rows
-        starts = [found.first for found in ranges]
+    def without_its_own(self, rows: tuple[Row, ...], puller: ms.Card) -> tuple[Row, ...]:
+        """Rows of our feed but those that came from that node: it has them."""
+        ranges = self._from(puller)
+        return tuple(row for row in rows if _range_at(ranges, row.seq) is None) if ranges else rows
 
-        def is_its_own(seq: int) -> bool:
-            position = bisect_right(starts, seq) - 1
-            return position >= 0 and seq <= ranges[position].last
+    def skip_its_own(self, after: int, puller: ms.Card) -> int:
+        """From where on the feed may hold what that node does not have."""
+        found = _range_at(self._from(puller), after + 1)
+        return after if found is None else found.last
 
-        return tuple(_without_bodies(row) if is_its_own(row.seq) else row for row in rows)
+    def _from(self, puller: ms.Card) -> list[Relayed]:
+        # One that was restored, or lost its index, has another index id, and gets all again.
+        return [found for found in self._sources if found.source and found.source.index_id == puller.index_id]
 
     def on_durable(self) -> None:
         """The newest durable seq moved: tell those who listen."""
@@ -137,7 +140,7 @@ class Publisher:
         """The mirror that these changes came from is the only one that listens."""
         server = self._hub.server
         return relayed.source is not None and not server.has_peer_audience and not server.has_tails and (
-            server.is_only_mirror_audience(relayed.source)
+            server.is_only_mirror_audience(relayed.source.node)
         )
 
     def _skip(self, last: int) -> None:
@@ -178,13 +181,7 @@ class Publisher:
         """Bodies only where the change entered the mirrors here."""
         if not self._relayed:
             return rows
-        starts = [relayed.first for relayed in self._relayed]
-
-        def is_relayed(seq: int) -> bool:
-            position = bisect_right(starts, seq) - 1
-            return position >= 0 and seq <= self._relayed[position].last
-
-        return tuple(_without_bodies(row) if is_relayed(row.seq) else row for row in rows)
+        return tuple(row if _range_at(self._relayed, row.seq) is None else _without_bodies(row) for row in rows)
 
     def _beat(self) -> None:
         hub = self._hub
@@ -207,6 +204,12 @@ def _extend(ranges: deque[Relayed], found: Relayed) -> bool:
         return False
     ranges[-1] = ranges[-1]._replace(last=found.last)
     return True
+
+
+def _range_at(ranges: Sequence[Relayed], seq: int) -> Relayed | None:
+    """The range that seq is in; they are in order."""
+    position = bisect_right(ranges, seq, key=attrgetter("first")) - 1
+    return ranges[position] if position >= 0 and seq <= ranges[position].last else None
 
 
 def _without_bodies(row: Row) -> Row:

@@ -117,9 +117,10 @@ class Served:
     def _read_feed(self, message: ms.Pull) -> None:
         hub = self._hub
         until = hub.durable
+        after = min(hub.publisher.skip_its_own(message.after, self.card), until)
         hub.ask(
             lambda token: fx.ReadFeed(
-                token=token, after=message.after, until=until, bytes_max=hub.options.pull_bytes,
+                token=token, after=after, until=until, bytes_max=hub.options.pull_bytes,
                 body_bytes_max=hub.options.inline_bytes_max if message.with_bodies else 0, prefixes=message.prefixes,
             ),
             partial(self._on_feed, message, until),
@@ -129,9 +130,7 @@ class Served:
         if isinstance(result, fx.Failed):
             self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
             return
-        rows = result.rows
-        if asked.with_bodies:
-            rows = self._hub.publisher.without_its_own(rows, self.card.node)
+        rows = self._hub.publisher.without_its_own(result.rows, self.card)
         self.credit.send(ms.Entries(
             request=asked.request, index_id=asked.index_id, after=asked.after, last=result.last, head=until,
             more=result.more, rows=rows,

@@ -49,7 +49,10 @@ def test_the_feed_of_a_long_history_equals_the_model() -> None:
             expected = sorted(newest.values(), key=lambda row: row.seq)
             assert feed_rows(store) == expected
             after = rng.randrange(store.head_seq)
-            assert feed_rows(store, after, owed_only=True) == [r for r in expected if r.owed and r.seq > after]
+            owed = [r for r in expected if r.owed and r.seq > after]
+            assert feed_rows(store, after, owed_only=True) == owed
+            until = rng.randint(after, store.head_seq)
+            assert store._feed.count_owed(store._unsealed.memtables, after, until) == sum(r.seq <= until for r in owed)
             assert feed_rows(reopen_killed(files, index), after) == [r for r in expected if r.seq > after]
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
 
+from mynosql.codec import digest
 from mynosql.idkey import pack_id
+from mynosql.row import Leaf, Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
-from tests.sync.harness import Machine, World
+from mynosql.sync.hub import Hub, NodeConfig
+from mynosql.sync.options import SyncOptions
+from mynosql.sync.publishing import Publisher
+from tests.sync.harness import Machine, World, card
 from tests.sync.rules import obeys
 
 
@@ -217,3 +223,22 @@ def test_of_two_mirrors_neither_tells_the_other_what_it_has_from_it() -> None:
     one.save("to the peer too", b"1")
     world.settle()
     assert len(world.sent(ms.Pull, by="p1")) == 1
+
+
+@obeys("Entries bring a mirror nothing that came from itself under the index id that it has now: it has all of that.")
+def test_a_source_that_lost_its_index_is_told_what_came_from_itself() -> None:
+    config = NodeConfig(database="Test", node=1, index_id=b"I" * 16, nonce=2, is_mirror=True)
+    publisher = Publisher(Hub(config, head=0, hlc=0, rng=random.Random(1), options=SyncOptions()))
+    source = card(node=7, index_id=b"A" * 16)
+    leaf = Leaf(1, 1, 7, deleted=False, size=1, digest=digest(b"1"), ancestry=None)
+    rows = tuple(Row(pack_id(number), (leaf,), (b"1",), number) for number in range(1, 9))
+
+    publisher.on_relayed(fx.Applied(first_seq=3, last_seq=4, head=4, is_copy=True), source)
+    publisher.on_relayed(fx.Applied(first_seq=5, last_seq=5, head=5, is_copy=False), source)
+    publisher.on_relayed(fx.Applied(first_seq=6, last_seq=6, head=6, is_copy=True), card(node=8, index_id=b"B" * 16))
+
+    assert [row.seq for row in publisher.without_its_own(rows, source)] == [1, 2, 5, 6, 7, 8]
+    assert [publisher.skip_its_own(after, source) for after in range(5)] == [0, 1, 4, 4, 4]
+    renewed = card(node=7, index_id=b"Z" * 16)
+    assert publisher.without_its_own(rows, renewed) == rows
+    assert publisher.skip_its_own(2, renewed) == 2
