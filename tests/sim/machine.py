@@ -18,7 +18,7 @@ from mynosql.address import Address
 from mynosql.errors import MyNoSQLError, PeerError, StorageFailed, StorageFull
 from mynosql.replica import Command, Replica
 from mynosql.replica import World as ReplicaWorld
-from mynosql.scope import Scope
+from mynosql.scope import Scope, is_within
 from mynosql.store.store import Job, Store, StoreOptions
 from mynosql.sync import effects as fx
 from mynosql.sync.messages import Changes, Entries
@@ -248,7 +248,7 @@ class Process:
         self.received: Counter[str] = Counter()
         """Messages by kind."""
         self.rows_told = 0
-        """Rows of feeds that came over links."""
+        """Rows from outside of the scope that came over links."""
         self._sync_at: float | None = None
         self._seal_at: float | None = None
         self._is_sealing = False
@@ -328,8 +328,8 @@ class Process:
     def _on_frames(self, link: fx.Link, frames: list[bytes], user_id: str) -> None:
         message = decode(frames)
         self.received[type(message).__name__] += 1
-        if isinstance(message, Entries | Changes):
-            self.rows_told += len(message.rows)
+        if isinstance(message, Entries | Changes) and self.machine.scope is not None:
+            self.rows_told += sum(not is_within(self.machine.scope, row.id_key) for row in message.rows)
         written = self.store.written
         self.replica.on_message(link, message, self.time.now, user_id=user_id)
         self._after_input(written)

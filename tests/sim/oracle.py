@@ -186,9 +186,10 @@ class Oracle:
             if process is None:
                 continue
             replica = process.replica
+            rejected = {record.id_key for record in replica.node.rejected.values()}
             for write in self.writes_of(machine):
                 is_safe = replica.is_reached(write.seq, "mirror") if replica.is_mirror else (
-                    acks > 1 and replica.is_reached(write.seq, "mirrors") and write.seq not in replica.node.rejected
+                    acks > 1 and replica.is_reached(write.seq, "mirrors") and write.name.id_key not in rejected
                 )
                 if is_safe and write.seq:
                     safe.add(write.name)

@@ -27,7 +27,7 @@ FEATURES: dict[str, dict[str, float]] = {
     "scopes": {"scope": 8},
     "acks": {"lose": 3},
     "partings": {"lose": 1.5, "retire": 1.5, "delpeer": 3},
-    "crowds": {"crowd": 3, "retry": 4},
+    "crowds": {"crowd": 5, "retry": 10},
     "merges": {},
 }
 """What only some seeds have, each in a share of them, and the steps that come with it."""

@@ -146,7 +146,11 @@ class Stage:
         """There are as many mirrors as are asked for, and everybody is given their addresses."""
         wanted = self.plan.setup.acks + (self.plan.setup.acks > 1)
         missing = wanted - sum(map(self._is_mirror, self.machines))
-        for machine in [machine for machine in self.machines if not self._is_mirror(machine)][:max(missing, 0)]:
+        able = [
+            machine for machine in self.machines if not self._is_mirror(machine)
+            and machine.process is not None and machine.process.store.read_only_reason is None
+        ]
+        for machine in able[:max(missing, 0)]:
             self._make_mirror(machine)  # the last one forgot in a power cut that it had become one, or is lost
         mirrors = [machine.address for machine in self.machines if self._is_mirror(machine)]
         for machine in self.machines:

@@ -367,9 +367,9 @@ class Steps(Partings):
             if process.is_over:
                 return "too late"
         replica = process.replica
-        rejected = process.replica.node.rejected
+        rejected = {record.id_key for record in replica.node.rejected.values()}
         self.oracle.on_lost(machine, is_delivered={
-            write: replica.is_reached(write.seq, "mirror") and write.seq not in rejected
+            write: replica.is_reached(write.seq, "mirror") and write.name.id_key not in rejected
             for write in self.oracle.writes_of(machine)
         })
         machine.cut_power()
