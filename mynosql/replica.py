@@ -38,6 +38,7 @@ COMPLETE_NOTE = "complete"
 
 SCOPED_SLICES_MAX = 4
 """Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
+REFUSED_LINKS_MAX = 256
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -105,6 +106,8 @@ class Replica:
         self._unwritten: dict[str, bytes] = {}
         """Notes that a full disk refused, tried again at every step and with the next note."""
         self._is_renewal_due = False
+        self._refused: dict[fx.Link, str] = {}
+        """What was shown of connections that could not be made; forgotten when they can."""
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -319,7 +322,16 @@ class Replica:
         """Bytes that are no message came over a link (None: by subscription)."""
         self._perform(self.node.on_garbage(link, error, now), now)
 
+    def on_refused(self, link: fx.Link, error: PeerError) -> None:
+        """A connection could not be made; syncstatus shows it until one can, or something else fails."""
+        self.on_failure(error)
+        self._refused[link] = self.last_error or ""
+        while len(self._refused) > REFUSED_LINKS_MAX:
+            del self._refused[next(iter(self._refused))]
+
     def on_link_up(self, link: fx.Link, now: float) -> None:
+        if self._refused.pop(link, None) == self.last_error:
+            self.last_error = None
         self._perform(self.node.on_link_up(link, now), now)
 
     def on_link_down(self, link: fx.Link, now: float) -> None:
@@ -387,6 +399,8 @@ class Replica:
                 if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS and self._outgoing:
                     self.before_long_work()
                 todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
+                if self.ledger.take_foreign():
+                    todo.extend(self.node.on_foreign(now))
                 if isinstance(effect, fx.Apply) and self.node.rejected:
                     todo.extend(self._settle_replaced(effect.rows, now))
 

@@ -10,7 +10,7 @@ import pytest
 from mynosql.address import Address
 from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
-from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, Replica, World
+from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
 from mynosql.row import Version
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
@@ -461,3 +461,31 @@ def test_trying_again_makes_a_new_owed_change_of_what_was_refused_and_of_nothing
 def test_a_failure_is_shown_in_the_status(made: Made) -> None:
     made.perform(fx.Fail(error=PeerError("odd bytes")))
     assert made.replica.last_error == "PeerError: odd bytes"
+
+
+def test_what_was_said_of_a_connection_is_forgotten_when_it_is_made(made: Made) -> None:
+    """A tunnel that resets connections looks like another secret, until it does not."""
+    link, other = (fx.Link.dial(Address("host", port)) for port in (1, 2))
+    made.replica.on_refused(link, PeerError("compare the secrets"))
+    made.replica.on_link_up(other, 0.0)
+    assert made.replica.last_error == "PeerError: compare the secrets"
+    made.replica.on_link_up(link, 0.0)
+    assert made.replica.last_error is None
+
+    made.replica.on_refused(link, PeerError("compare the secrets"))
+    made.replica.on_failure(PeerError("something else"))
+    made.replica.on_link_up(link, 0.0)
+    assert made.replica.last_error == "PeerError: something else"
+
+
+def test_what_is_remembered_of_connections_is_bounded(made: Made) -> None:
+    for port in range(1, REFUSED_LINKS_MAX + 50):
+        made.replica.on_refused(fx.Link.dial(Address("host", port)), PeerError("no"))
+    assert len(made.replica._refused) == REFUSED_LINKS_MAX
+
+
+def test_a_version_of_ours_that_we_never_had_is_told_to_the_node(made: Made) -> None:
+    made.perform(apply(row_of("a", 1, node=NODE + 1)))
+    assert "on_foreign" not in [name for name, _ in made.node.calls]
+    made.perform(apply(row_of("b", 1, node=NODE)))
+    assert "on_foreign" in [name for name, _ in made.node.calls]

@@ -19,7 +19,7 @@ from mynosql.scope import Scope
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.choosing import Chooser, Mesh
-from mynosql.sync.dialling import Dials, Loss
+from mynosql.sync.dialling import RENEW_S_MIN, Dials, Loss
 from mynosql.sync.fetching import Fetcher, Wanted
 from mynosql.sync.filling import Filler
 from mynosql.sync.following import Followers
@@ -170,6 +170,13 @@ class Node:
         hub.strategy.stop()
         hub.dials.close_all()
         hub.strategy.start()
+        return self._end()
+
+    def on_foreign(self, now: float) -> list[fx.Effect]:
+        """A version under our node id came that we never had: this folder was rolled back, or copied and the copy lives."""
+        hub = self._begin(now)
+        if hub.is_running and now - hub.renewed_at >= RENEW_S_MIN:
+            hub.renew("others have revisions by this node that it does not have")
         return self._end()
 
     def add_address(self, address: Address, now: float, *, merge: bool = False) -> list[fx.Effect]:

@@ -216,6 +216,8 @@ class Outbox:
         batch = next((batch for batch in self._flight if batch.request == message.request), None)
         if batch is None or batch.is_acked:
             return
+        if not self._has_room(batch, message):
+            return
         batch.is_acked = True
         batch.seq = message.seq
         self._tries = 0
@@ -256,6 +258,21 @@ class Outbox:
         card = dialled.card
         if card is not None and seq > self._hub.memory.cursors.get(card.index_id, Cursor(0)).seq:
             self._hub.memory.set_witnessed(card.index_id, Cursor(seq, 0, card.node, card.nonce))
+
+    def _has_room(self, batch: Batch, message: ms.Ack) -> bool:
+        """Too many refused changes are a reason to rest, not to forget any: the Push is tried again later."""
+        hub = self._hub
+        if not message.refused:
+            return True
+        known = {rejected.id_key for rejected in hub.memory.rejected.values()}
+        news = {key for key, _ in batch.keys} - known
+        if len(known) + min(len(news), len(message.refused)) <= hub.options.rejected_max:
+            return True
+        hub.fail(PeerError(
+            f"{len(known)} changes of ours are refused, and more are not remembered: nothing is pushed until some of "
+            "them are resolved; see rejecteddocs"
+        ))
+        return False
 
     def _note_refused(self, batch: Batch, message: ms.Ack) -> None:
         """A refused change goes aside with its reason, and blocks nothing behind it."""

@@ -35,6 +35,7 @@ OUTGOING_MAX = 5_000
 """Commands that wait for an fsync: a slow disk may hold back some, never without end."""
 
 
+FAREWELL_S, FAREWELL_LOOK_S = 2.0, 0.01
 WORKER_PAUSE_S = 0.02
 """As merging.PAUSE_S."""
 
@@ -306,12 +307,23 @@ class Process:
         if is_mirror:
             self.machine.has_served = True
             self.host.listen()
-        else:
-            self.host.unlisten()
         self.replica.set_mode(is_mirror, now)
         self.replica.set_endpoint(self._advertised(), self._publisher_port(), now)
         self.on_written()
+        if self.replica.is_waiting_for_sync:
+            self._arm_sync(0.0)
         self._round()
+        if not is_mirror:
+            self._unlisten(now + FAREWELL_S)
+
+    def _unlisten(self, latest: float) -> None:
+        """The Bye leaves first, as far as the disk lets it."""
+        if self.is_over or self.replica.is_mirror:
+            return
+        if self.replica.is_waiting_for_sync and self.time.now < latest:
+            self.time.after(FAREWELL_LOOK_S, lambda: self.machine.guarded(self, lambda: self._unlisten(latest)))
+        else:
+            self.host.unlisten()
 
     def act(self, call: Callable[[], None]) -> None:
         """The application does something with the replica; what follows from it happens."""

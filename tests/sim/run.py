@@ -92,6 +92,9 @@ class Run(Steps):
                 return
             for machine, id_key in rejected:
                 self._check_rejected(machine, id_key)
+                if not is_within(machine.scope, id_key):  # who resolves has to see what the others have
+                    self._app(machine, lambda process: process.replica.set_scope(None, self.time.now))
+                    self.bring_together()
                 self._cover(machine, id_key, pack_body({"resolved": True}))
             self.bring_together()
 
