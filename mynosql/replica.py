@@ -322,7 +322,7 @@ class Replica:
         """Bytes that are no message came over a link (None: by subscription)."""
         self._perform(self.node.on_garbage(link, error, now), now)
 
-    def on_refused(self, link: fx.Link, error: PeerError) -> None:
+    def on_refused(self, link: fx.Link, error: MyNoSQLError) -> None:
         """A connection could not be made; syncstatus shows it until one can, or something else fails."""
         self.on_failure(error)
         self._refused[link] = self.last_error or ""
@@ -433,12 +433,16 @@ class Replica:
             return fx.Failed(error=error)
 
     def _settle_replaced(self, rows: Sequence[Row], now: float) -> list[fx.Effect]:
-        """A refused change whose record was just replaced is owed anew, or covered by what the mirrors have."""
-        applied = {row.id_key for row in rows}
+        """A refused change whose record was just replaced is owed anew, or covered by what the mirrors have.
+
+        One that they have after all (another mirror took it before the refusal) brings nothing new here.
+        """
+        applied = {row.id_key: row.leaves for row in rows}
         current = self.rejections()
         replaced = {
             rejected.id_key for seq, rejected in self.node.rejected.items()
-            if rejected.id_key in applied and seq not in current
+            if rejected.id_key in applied
+            and (seq not in current or set(current[seq][0].leaves).issubset(applied[rejected.id_key]))
         }
         return [effect for id_key in replaced for effect in self.node.settle_rejected(id_key, now)]
 

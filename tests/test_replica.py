@@ -10,6 +10,7 @@ import pytest
 from mynosql.address import Address
 from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
+from mynosql.ledger import Save
 from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
 from mynosql.row import Version
 from mynosql.store.store import Store
@@ -489,3 +490,12 @@ def test_a_version_of_ours_that_we_never_had_is_told_to_the_node(made: Made) -> 
     assert "on_foreign" not in [name for name, _ in made.node.calls]
     made.perform(apply(row_of("b", 1, node=NODE)))
     assert "on_foreign" in [name for name, _ in made.node.calls]
+
+
+def test_a_refused_change_that_the_mirrors_have_after_all_is_refused_no_more(made: Made) -> None:
+    """One mirror took it and was lost before its answer; the next refused it, then got it from the others."""
+    made.replica.ledger.save(Save(key("a"), None, b"\x80"), branch=False, now_ms=5_000_000)
+    leaves = made.store.find(key("a")).leaves
+    made.node.rejected = {1: Rejected(key("a"), "code", "text")}
+    made.perform(apply(row_of("a", 9, node=NODE + 1)._replace(leaves=leaves, bodies=(None,))))
+    assert [args[0] for name, args in made.node.calls if name == "settle_rejected"] == [key("a")]

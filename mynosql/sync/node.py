@@ -173,7 +173,7 @@ class Node:
         return self._end()
 
     def on_foreign(self, now: float) -> list[fx.Effect]:
-        """A version under our node id came that we never had: this folder was rolled back, or copied and the copy lives."""
+        """A version under our node id came that we never had: this folder was rolled back, or a copy of it lives."""
         hub = self._begin(now)
         if hub.is_running and now - hub.renewed_at >= RENEW_S_MIN:
             hub.renew("others have revisions by this node that it does not have")

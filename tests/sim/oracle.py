@@ -191,20 +191,16 @@ class Oracle:
                 is_safe = replica.is_reached(write.seq, "mirror") if replica.is_mirror else (
                     acks > 1 and replica.is_reached(write.seq, "mirrors") and write.name.id_key not in rejected
                 )
-                if is_safe and write.seq and self._is_confirmed(write, gone[-1], acks):
+                if is_safe and write.seq and self._is_untouched(write, gone[-1]):
                     safe.add(write.name)
         for name, write in self.writes.items():
             write.is_required &= name in kept or name in safe
 
-    def _is_confirmed(self, write: Write, mirror: Machine, acks: int) -> bool:
-        """Others have what that mirror has of the record now. They may not when it changed since it was acknowledged."""
+    def _is_untouched(self, write: Write, mirror: Machine) -> bool:
+        """That mirror has the record as it was acknowledged. Of one that changed since, others may have neither."""
         assert mirror.process is not None
         entry = mirror.process.store.find(write.name.id_key)
-        confirmed = mirror.process.replica.node.confirmed_by(max(acks - 1, 1))
-        return entry is not None and entry.seq <= confirmed and any(
-            name_of(entry.id_key, leaf) == write.name or write.name in self.writes[name_of(entry.id_key, leaf)].past
-            for leaf in entry.leaves
-        )
+        return entry is not None and [name_of(entry.id_key, leaf) for leaf in entry.leaves] == [write.name]
 
     def writes_of(self, machine: Machine) -> list[Write]:
         return [write for write in self.writes.values() if write.machine is machine]

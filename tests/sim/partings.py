@@ -99,7 +99,7 @@ class Partings(Stage):
         return machine if machine.process.store.read_only_reason is None else None
 
     def _lose(self, machine: Machine, step: Step) -> object:
-        """A mirror is lost for ever, and perhaps with it a peer that had what it wrote on as many mirrors as it asked for.
+        """A mirror is lost for ever, perhaps with a peer that had what it wrote on as many mirrors as it asked for.
 
         What was on no other disk is gone with it; all else must find its way to the others.
         """
@@ -142,8 +142,11 @@ class Partings(Stage):
         leaving = self._mirror_to_part(step.b)
         if leaving is None:
             return False
+        if step.c < 0.5:
+            self._hide(leaving, step)
         process = leaving.process
-        assert process is not None
+        if process is None or self._mirror_to_part(0.0) is None:
+            return "too late"
         try:
             leaving.guarded(process, lambda: process.set_mode(False))
         except MyNoSQLError:
@@ -155,6 +158,18 @@ class Partings(Stage):
         self.oracle.on_lost(leaving, is_delivered={})
         self._part(leaving)
         return f"{leaving.name} for ever"
+
+    def _hide(self, mirror: Machine, step: Step) -> None:
+        """The other mirrors do not hear it while it takes what peers write."""
+        others = [other.name for other in self.machines if other is not mirror and self._is_mirror(other)]
+        for other in others:
+            self.network.block(mirror.name, other)
+            self.network.block(other, mirror.name)
+        for machine in list(self.machines):
+            if not self._is_mirror(machine):
+                self._save(machine, step)
+        self.time.run(0.5)
+        self.network.unblock(*((mirror.name, other) for other in others), *((other, mirror.name) for other in others))
 
     def _is_through(self, process: Process) -> bool:
         """pendingdocs() is empty, and somebody has it all."""

@@ -24,9 +24,9 @@ WEIGHTS: dict[str, float] = {
 }
 """How often each kind of step comes. Evictions get their steps here once the package has them."""
 FEATURES: dict[str, dict[str, float]] = {
-    "scopes": {"scope": 8},
-    "acks": {"lose": 3},
-    "partings": {"lose": 1.5, "retire": 1.5, "delpeer": 3},
+    "scopes": {"scope": 20},
+    "acks": {"lose": 6},
+    "partings": {"lose": 2, "retire": 4, "delpeer": 3},
     "crowds": {"crowd": 5, "retry": 10},
     "merges": {},
 }
@@ -56,7 +56,7 @@ class Setup:
     """Each mirror knows those before it; else it knows all, and peers know one."""
     features: frozenset[str] = frozenset()
     """Of FEATURES. scopes: peers limit their index; acks: two mirrors must have a change; partings: mirrors leave, and
-    addresses are taken back; crowds: more concurrent revisions than a mirror takes; merges: functions merge conflicts."""
+    addresses are taken back; crowds: more concurrent revisions than a mirror takes; merges: functions that merge."""
     acks: int = 1
     is_merging_alike: bool = True
     """Merge functions agree; else each node's gives something else."""

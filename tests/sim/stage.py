@@ -97,7 +97,7 @@ class Stage:
         return self._within(machine, pick(self.ids, step.b), step)
 
     def _within(self, machine: Machine, id_key: bytes, step: Step) -> bytes:
-        """That id, or a new one if the index of the machine does not take it in: a logger writes what nobody else does."""
+        """That id, or a new one where the index does not take it in: a logger writes what nobody else does."""
         return id_key if is_within(machine.scope, id_key) else pack_id(f"z {machine.name} {step.number}")
 
     def _is_mirror(self, machine: Machine) -> bool:
