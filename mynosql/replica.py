@@ -412,10 +412,13 @@ class Replica:
     ) -> fx.Result:
         try:
             if isinstance(effect, fx.Apply):
-                return self.ledger.apply(
-                    effect.rows, notes=effect.notes, pushed=effect.origin is fx.Origin.PUSH,
-                    now_ms=self._world.wall_ms(),
+                # With what a full disk refused: a cursor must not be kept where the scope that it counts is not.
+                applied = self.ledger.apply(
+                    effect.rows, notes={**self._unwritten, **effect.notes} if self._unwritten else effect.notes,
+                    pushed=effect.origin is fx.Origin.PUSH, now_ms=self._world.wall_ms(),
                 )
+                self._unwritten = {}
+                return applied
             if isinstance(effect, fx.ReadFeed):
                 return self._read_feed(effect)
             if isinstance(effect, fx.ReadBodies):

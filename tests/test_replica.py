@@ -18,7 +18,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.memory import Rejected
 from mynosql.views import Level
-from tests.sim.memory_files import MemoryFiles
+from tests.sim.memory_files import NO_LIMIT, MemoryFiles
 from tests.sim.memory_index import MemoryIndex
 from tests.store.making import NODE, key, open_memory, remote_row, reopen_killed, row_of, sync
 
@@ -499,3 +499,14 @@ def test_a_refused_change_that_the_mirrors_have_after_all_is_refused_no_more(mad
     made.node.rejected = {1: Rejected(key("a"), "code", "text")}
     made.perform(apply(row_of("a", 9, node=NODE + 1)._replace(leaves=leaves, bodies=(None,))))
     assert [args[0] for name, args in made.node.calls if name == "settle_rejected"] == [key("a")]
+
+
+def test_a_cursor_is_not_written_without_the_notes_before_it_that_a_full_disk_refused(made: Made) -> None:
+    """A scope that was narrowed: the cursor would count what was left out."""
+    made.files.space_bytes = made.files.used_bytes
+    made.perform(fx.SetNote(key="cursor-scope/01", value=b"x"))
+    made.files.space_bytes = NO_LIMIT
+    made.node.answers["on_message"] = [[apply(row_of("a", 1), notes={"cursor/01": b"5"})]]
+    made.replica.on_message(LINK, ms.Pong(number=1), 0.0, user_id="")
+    store = reopen_killed(made.files, made.index)
+    assert (store.note("cursor/01"), store.note("cursor-scope/01")) == (b"5", b"x")

@@ -306,6 +306,8 @@ class Steps(Partings):
             return False
         self._has_restored_mirror |= machine.has_served
         self.bring_together()
+        if machine.process is None or machine.process.replica.node.rejected:
+            return "not now: what was refused is nowhere else"
         machine.kill()
         for write in self.oracle.writes_of(machine):
             write.seq = 0  # delivered, and the numbers begin anew
