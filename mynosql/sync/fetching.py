@@ -283,7 +283,7 @@ class Fetcher:
             hub.publisher.on_relayed(result, None)
             if not hub.is_mirror and dialled is not hub.strategy.followed:
                 hub.outbox.on_elsewhere([row.id_key for row in rows])
-            if hub.is_mirror:  # leaves that were news, and that the asked mirror does not hold itself
+            if hub.is_mirror and result.last_seq:  # leaves that were news, and that the asked mirror does not hold
                 hub.filler.want(row.id_key for row in rows if bare_leaves(row))
             if result.refused:
                 hub.fail(PeerError(f"{dialled.address}: {result.refused[0].text}"))

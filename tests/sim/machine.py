@@ -149,14 +149,9 @@ class Machine:
         self.guarded(self.process, self.process.start)
 
     def kill(self) -> None:
-        """kill -9: what was written stays, also what no fsync has covered.
-
-        After a failed fsync the machine is restarted: its memory shows what its disk has not.
-        """
+        """kill -9: what was written stays, also what no fsync has covered, or what a failed one left in memory."""
         process = self.process
-        if self.disk.files.is_lying:
-            self.cut_power()
-        elif process is not None:
+        if process is not None:
             self.process = None
             process.end()
             process.host.crash(is_silent=False)
@@ -169,9 +164,7 @@ class Machine:
     def stop(self) -> None:
         """The application closes its database."""
         process = self.process
-        if self.disk.files.is_lying:
-            self.cut_power()
-        elif process is not None:
+        if process is not None:
             self.guarded(process, process.stop)
             if self.process is process:
                 self.process = None

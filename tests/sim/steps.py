@@ -355,7 +355,7 @@ class Steps(Partings):
     def _depart(self, machine: Machine, step: Step) -> object:
         """A peer is never seen again. What it had delivered stays, also when the mirrors lose power just then."""
         process = machine.process
-        if process is None or machine.has_served or self.oracle.is_rolled_back(machine):
+        if process is None or machine.has_served or process.replica.is_mirror or self.oracle.is_rolled_back(machine):
             return False
         if self._has_parted and self.plan.setup.acks == 1:
             return False  # what a lost mirror alone had it may hold for the others
