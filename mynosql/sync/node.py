@@ -93,6 +93,7 @@ class Node:
         hub.is_running = True
         hub.advertised, hub.publisher_port = advertised, publisher_port
         hub.members.on_start()
+        hub.memory.narrow_cursors()
         hub.outbox.on_start()
         hub.memory.add_opening(Opening(hub.nonce, hub.durable))
         if hub.is_mirror:
@@ -132,7 +133,7 @@ class Node:
         hub.is_mirror = is_mirror
         hub.publisher.reset()
         if is_mirror:
-            memory.settle_rejected({rejected.id_key for rejected in memory.rejected.values()})  # mirrors take all
+            memory.owe_rejected()  # mirrors take all
             memory.set_scope(None)
             memory.set_filling(True)
             hub.strategy = Mesh(hub)

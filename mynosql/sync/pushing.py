@@ -283,24 +283,28 @@ class Outbox:
                 raise PeerError(f"Ack refuses row {refusal.position} of a Push of {len(batch.keys)}")
             id_key, seq = batch.keys[refusal.position]
             refused.add(id_key)
-            rejected = Rejected(id_key, refusal.code, refusal.text)
-            hub.ask(
-                lambda token, id_key=id_key: fx.ReadBodies(  # type: ignore[misc]
-                    token=token, id_keys=(id_key,), body_bytes_max=0, bytes_max=1
-                ),
-                partial(self._on_refused, seq, rejected),
-            )
+            self.set_aside(id_key, refusal, seq)
         if memory.rejected and memory.settle_rejected({key for key, _ in batch.keys} - refused):
             hub.announce(fx.Kind.REJECTED)
 
-    def _on_refused(self, seq: int, rejected: Rejected, result: fx.Held | fx.Failed) -> None:
+    def set_aside(self, id_key: bytes, refusal: ms.Refusal, seq: int | None = None) -> None:
+        """That record was refused, as the change with that seq, or as it was held (None)."""
+        hub = self._hub
+        if seq is None and len(hub.memory.rejected) >= hub.options.rejected_max:
+            return
+        hub.ask(
+            lambda token: fx.ReadBodies(token=token, id_keys=(id_key,), body_bytes_max=0, bytes_max=1),
+            partial(self._on_refused, seq, Rejected(id_key, refusal.code, refusal.text)),
+        )
+
+    def _on_refused(self, seq: int | None, rejected: Rejected, result: fx.Held | fx.Failed) -> None:
         """Unless the record changed meanwhile: then its newer state is on its way, or was taken."""
         hub = self._hub
         found = result.rows[0] if isinstance(result, fx.Held) else None
-        if found is None or found.row.seq != seq:
+        if found is None or (seq is not None and found.row.seq != seq):
             return
         hub.memory.settle_rejected({rejected.id_key})
-        hub.memory.set_rejected(seq, rejected)
+        hub.memory.set_rejected(found.row.seq, rejected)
         hub.fail(PeerError(f"a mirror refused a change of ours ({rejected.code}): {rejected.text}"))
         hub.announce(fx.Kind.REJECTED)
 
