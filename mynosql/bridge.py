@@ -30,6 +30,8 @@ log = logging.getLogger("mynosql")
 
 LISTEN_NOTE = "listen"
 """Host and port of the last listening that was not left to chance, asked for again at the next opening."""
+FAREWELL_S = 2.0
+"""The longest that a Bye may wait for an fsync; without it others notice by silence."""
 CONTROL_THREADS_MAX = 8
 """Commands answered at a time; a `watch` holds one while it waits for changes."""
 
@@ -107,16 +109,24 @@ class Bridge:
             return
         if is_mirror and self._listening is None:
             self._listen()
-        elif not is_mirror and self._wanted is None:
-            self._io.unlisten()
-            self._listening = None
-        address, publisher_port = self._reachable()
+        is_closing = not is_mirror and self._wanted is None
+        address, publisher_port = (None, 0) if is_closing else self._reachable()
         now = time.monotonic()
         with self._lock:
             self._replica.set_mode(is_mirror, now)
             self._replica.set_endpoint(address, publisher_port, now)
             self._workers.on_written()
         self.wake()
+        if is_closing:
+            self._unlisten()
+
+    def _unlisten(self) -> None:
+        """The sockets are closed once the Bye has left, which stands behind what waits for an fsync."""
+        with self._lock:
+            self._workers.sync_now()
+            self._workers.wait(lambda: not self._replica.is_waiting_for_sync, FAREWELL_S)
+        self._io.unlisten()  # runs on the I/O thread, behind the sending of what it took
+        self._listening = None
 
     def check_reachable(self, address: Address) -> None:
         """Raises AddressInvalid for a host that needs a secret while there is none."""
@@ -199,7 +209,7 @@ class Bridge:
             log.warning("%s", text)
             self._refused = text
         with self._lock:
-            self._replica.on_failure(error)
+            self._replica.on_refused(link, error)
             self._workers.changed.notify_all()
 
     def on_control(self, reply_to: bytes, payload: bytes) -> None:

@@ -51,10 +51,16 @@ class Ledger:
         self._clock = clock
         self.ahead_ms = 0
         """How far the newest clock that was not followed ran ahead of ours; 0: none did."""
+        self._is_foreign = False
 
     @property
     def node(self) -> int:
         return self._node
+
+    def take_foreign(self) -> bool:
+        """Since the last call something was applied that bears our node id and was never here."""
+        is_foreign, self._is_foreign = self._is_foreign, False
+        return is_foreign
 
     def rename(self, node: int) -> None:
         """From now on new versions carry this node id (minted anew after a copied or restored folder was found)."""
@@ -246,6 +252,7 @@ class Ledger:
         refused: list[RefusedRow] = []
         hlc_max = 0
         is_copy = True
+        own = self._node
         find = self._store.find
         for row in rows:
             fault = _fault_of(row)
@@ -256,6 +263,7 @@ class Ledger:
             earlier = todo.get(id_key)
             entry = find(id_key) if earlier is None else _entry_of(earlier)
             if entry is None:
+                merged = leaves
                 fault = _push_fault(row, leaves, ()) if pushed else None
                 result: Row | None = Row(id_key, leaves, row_bodies)
             else:
@@ -267,6 +275,9 @@ class Ledger:
                 continue
             if result is None:
                 continue
+            if merged[0].node == own or len(merged) > 1:
+                known = entry.leaves if entry is not None else ()
+                self._is_foreign |= any(leaf.node == own and leaf not in known for leaf in merged)
             if not result.stray:
                 hlc_max = max(hlc_max, leaves[0].hlc)
                 is_copy = is_copy and (result.leaves is leaves or result.leaves == leaves)

@@ -58,8 +58,9 @@ class _Due:
 class Merger:
     """The merge functions of one open database and the one thread that calls them, started with the first."""
 
-    def __init__(self, node: OpenDatabase) -> None:
+    def __init__(self, node: OpenDatabase, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._node = node
+        self._clock = clock
         self._calls: dict[int, tuple[str, _Call]] = {}
         self._next_key = 0
         self._due: dict[bytes, _Due] = {}
@@ -115,14 +116,23 @@ class Merger:
     def _run(self) -> None:
         try:
             while not self._is_stopping:
-                self._merge_due(time.monotonic())
-                if len(self._due) >= DUE_MAX or not self._look():
+                if not self.step():
                     self._wait()
         except NotOpen:
             return
         except Exception as error:
             log.exception("conflicts are not merged any more")
             self._node.on_background_error(error)
+
+    def step(self) -> bool:
+        """What is due is merged, and a page is looked through for more; True: there may be another page."""
+        self._merge_due(self._clock())
+        return len(self._due) < DUE_MAX and self._look()
+
+    @property
+    def next_due(self) -> float | None:
+        """When a conflict is due, by the clock; None: not before something changes."""
+        return min((due.at for due in self._due.values()), default=None)
 
     def _look(self) -> bool:
         """Look at the next page of the index or of the feed; False when there was nothing new."""
@@ -154,13 +164,13 @@ class Merger:
             return
         merged, merges = self._merges.get(id_key, (Version(0, 0), 0))
         merges = competing_merges(leaves, merged, merges)
-        self._due[id_key] = _Due(time.monotonic() + merge_delay_s(leaves, self._node.node_id, merges))
+        self._due[id_key] = _Due(self._clock() + merge_delay_s(leaves, self._node.node_id, merges))
 
     def _wait(self) -> None:
-        due = min((due.at for due in self._due.values()), default=None)
+        due = self.next_due
         after = self._after if len(self._due) < DUE_MAX else _NEVER
         self._node.wait_change(
-            after, None if due is None else max(due - time.monotonic(), 0.0),
+            after, None if due is None else max(due - self._clock(), 0.0),
             lambda: self._is_stopping or self._is_scan_wanted,
         )
         if self._node.is_closed:
@@ -182,7 +192,7 @@ class Merger:
                 is_done = True
             if not is_done:
                 pause_s = min(2.0**due.tries, RETRY_S_MAX)
-                self._due[id_key] = _Due(time.monotonic() + pause_s, min(due.tries + 1, 16))
+                self._due[id_key] = _Due(self._clock() + pause_s, min(due.tries + 1, 16))
 
     def _merge(self, id_key: bytes) -> bool:
         """The conflict is merged, gone or left to a person; False: it cannot be worked on yet."""

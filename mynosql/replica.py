@@ -38,6 +38,7 @@ COMPLETE_NOTE = "complete"
 
 SCOPED_SLICES_MAX = 4
 """Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
+REFUSED_LINKS_MAX = 256
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -107,6 +108,8 @@ class Replica:
         self._unwritten: dict[str, bytes] = {}
         """Notes that a full disk refused, tried again at every step and with the next note."""
         self._is_renewal_due = False
+        self._refused: dict[fx.Link, str] = {}
+        """What was shown of connections that could not be made; forgotten when they can."""
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -321,7 +324,16 @@ class Replica:
         """Bytes that are no message came over a link (None: by subscription)."""
         self._perform(self.node.on_garbage(link, error, now), now)
 
+    def on_refused(self, link: fx.Link, error: MyNoSQLError) -> None:
+        """A connection could not be made; syncstatus shows it until one can, or something else fails."""
+        self.on_failure(error)
+        self._refused[link] = self.last_error or ""
+        while len(self._refused) > REFUSED_LINKS_MAX:
+            del self._refused[next(iter(self._refused))]
+
     def on_link_up(self, link: fx.Link, now: float) -> None:
+        if self._refused.pop(link, None) == self.last_error:
+            self.last_error = None
         self._perform(self.node.on_link_up(link, now), now)
 
     def on_link_down(self, link: fx.Link, now: float) -> None:
@@ -398,6 +410,8 @@ class Replica:
                 if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS:
                     self.before_long_work()
                 todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
+                if self.ledger.take_foreign():
+                    todo.extend(self.node.on_foreign(now))
                 if isinstance(effect, fx.Apply) and self.node.rejected:
                     todo.extend(self._settle_replaced(effect.rows, now))
 
@@ -409,10 +423,13 @@ class Replica:
     ) -> fx.Result:
         try:
             if isinstance(effect, fx.Apply):
-                return self.ledger.apply(
-                    effect.rows, notes=effect.notes, pushed=effect.origin is fx.Origin.PUSH,
-                    now_ms=self._world.wall_ms(),
+                # With what a full disk refused: a cursor must not be kept where the scope that it counts is not.
+                applied = self.ledger.apply(
+                    effect.rows, notes={**self._unwritten, **effect.notes} if self._unwritten else effect.notes,
+                    pushed=effect.origin is fx.Origin.PUSH, now_ms=self._world.wall_ms(),
                 )
+                self._unwritten = {}
+                return applied
             if isinstance(effect, fx.ReadFeed):
                 return self._read_feed(effect)
             if isinstance(effect, fx.ReadBodies):
@@ -430,12 +447,16 @@ class Replica:
             return fx.Failed(error=error)
 
     def _settle_replaced(self, rows: Sequence[Row], now: float) -> list[fx.Effect]:
-        """A refused change whose record was just replaced is owed anew, or covered by what the mirrors have."""
-        applied = {row.id_key for row in rows}
+        """A refused change whose record was just replaced is owed anew, or covered by what the mirrors have.
+
+        One that they have after all (another mirror took it before the refusal) brings nothing new here.
+        """
+        applied = {row.id_key: row.leaves for row in rows}
         current = self.rejections()
         replaced = {
             rejected.id_key for seq, rejected in self.node.rejected.items()
-            if rejected.id_key in applied and seq not in current
+            if rejected.id_key in applied
+            and (seq not in current or set(current[seq][0].leaves).issubset(applied[rejected.id_key]))
         }
         return [effect for id_key in replaced for effect in self.node.settle_rejected(id_key, now)]
 

@@ -11,6 +11,7 @@ from mynosql.address import parse_address
 from mynosql.bridge import LISTEN_NOTE, _named_host
 from mynosql.errors import AddressInvalid, PeerError, PeerRefused
 from mynosql.sync import effects as fx
+from mynosql.sync import messages as ms
 from tests.waiting import wait_until
 
 ANY_PORT = "127.0.0.1:0"
@@ -64,6 +65,27 @@ def test_a_change_of_mode_listens_and_stops_listening_as_it_runs(make_db: Callab
     assert reaches(make_db, db.endpoint)
     db.setdbmode("Peer")
     assert (db.endpoint, db.getdbmode(), db.syncstatus().endpoint) == (None, "Peer", None)
+
+
+def test_followers_are_told_before_the_sockets_of_a_former_mirror_are_closed(make_db: Callable[..., Any]) -> None:
+    """They would notice by silence only."""
+    other = make_db("Test")
+    other.setdbmode("Mirror")
+    peer = make_db("Test", peers=[other.endpoint])
+    wait_until(lambda: peer.syncstatus().mirror is not None, 20, "following")
+    heard: list[Any] = []
+    replica = peer._open.replica
+    on_message = replica.on_message
+    replica.on_message = lambda link, message, *rest, **more: (heard.append(message), on_message(
+        link, message, *rest, **more
+    ))
+
+    other.savedoc({"id": "last"})  # the Bye stands behind what waits for its fsync
+    other.setdbmode("Peer")
+
+    wait_until(lambda: any(isinstance(message, ms.Bye) for message in heard), 5, lambda: f"a Bye: {heard}")
+    assert [message.code for message in heard if isinstance(message, ms.Bye)] == [ms.ByeCode.NOT_A_MIRROR]
+    assert other.endpoint is None
 
 
 def test_a_node_that_was_told_to_listen_does_so_in_both_modes(make_db: Callable[..., Any]) -> None:

@@ -348,3 +348,22 @@ def test_a_stale_body_that_came_with_a_row_is_no_part_of_it(here: Side) -> None:
     old = body_of("old")
     here.apply(remote_row("a", "new")._replace(stale=StaleBody(leaf_of(old, hlc=1), old)))
     assert here.entry("a").stale is None
+
+
+def test_a_version_of_ours_that_was_never_here_is_noticed_once(here: Side, there: Side) -> None:
+    """The folder was rolled back, and who has what it lost was never met before."""
+    here.save("a", 1)
+    there.apply(here.row("a"))
+    here.apply(there.row("a"), row_of("b", 1, node=OTHER))
+    assert not here.ledger.take_foreign()
+
+    here.apply(row_of("c", 1, node=1))
+    assert here.ledger.take_foreign()
+    assert not here.ledger.take_foreign()
+    here.apply(row_of("c", 1, node=1))
+    assert not here.ledger.take_foreign(), "known by now"
+    copy = Side(1)
+    copy.now_ms += 1_000
+    copy.save("a", 2)
+    here.apply(copy.row("a"))
+    assert here.ledger.take_foreign(), "beside what we have"

@@ -10,14 +10,15 @@ import pytest
 from mynosql.address import Address
 from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
-from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, Replica, World
+from mynosql.ledger import Save
+from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
 from mynosql.row import Version
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.memory import Rejected
 from mynosql.views import Level
-from tests.sim.memory_files import MemoryFiles
+from tests.sim.memory_files import NO_LIMIT, MemoryFiles
 from tests.sim.memory_index import MemoryIndex
 from tests.store.making import NODE, key, open_memory, remote_row, reopen_killed, row_of, sync
 
@@ -480,3 +481,51 @@ def test_trying_again_makes_a_new_owed_change_of_what_was_refused_and_of_nothing
 def test_a_failure_is_shown_in_the_status(made: Made) -> None:
     made.perform(fx.Fail(error=PeerError("odd bytes")))
     assert made.replica.last_error == "PeerError: odd bytes"
+
+
+def test_what_was_said_of_a_connection_is_forgotten_when_it_is_made(made: Made) -> None:
+    """A tunnel that resets connections looks like another secret, until it does not."""
+    link, other = (fx.Link.dial(Address("host", port)) for port in (1, 2))
+    made.replica.on_refused(link, PeerError("compare the secrets"))
+    made.replica.on_link_up(other, 0.0)
+    assert made.replica.last_error == "PeerError: compare the secrets"
+    made.replica.on_link_up(link, 0.0)
+    assert made.replica.last_error is None
+
+    made.replica.on_refused(link, PeerError("compare the secrets"))
+    made.replica.on_failure(PeerError("something else"))
+    made.replica.on_link_up(link, 0.0)
+    assert made.replica.last_error == "PeerError: something else"
+
+
+def test_what_is_remembered_of_connections_is_bounded(made: Made) -> None:
+    for port in range(1, REFUSED_LINKS_MAX + 50):
+        made.replica.on_refused(fx.Link.dial(Address("host", port)), PeerError("no"))
+    assert len(made.replica._refused) == REFUSED_LINKS_MAX
+
+
+def test_a_version_of_ours_that_we_never_had_is_told_to_the_node(made: Made) -> None:
+    made.perform(apply(row_of("a", 1, node=NODE + 1)))
+    assert "on_foreign" not in [name for name, _ in made.node.calls]
+    made.perform(apply(row_of("b", 1, node=NODE)))
+    assert "on_foreign" in [name for name, _ in made.node.calls]
+
+
+def test_a_refused_change_that_the_mirrors_have_after_all_is_refused_no_more(made: Made) -> None:
+    """One mirror took it and was lost before its answer; the next refused it, then got it from the others."""
+    made.replica.ledger.save(Save(key("a"), None, b"\x80"), branch=False, now_ms=5_000_000)
+    leaves = made.store.find(key("a")).leaves
+    made.node.rejected = {1: Rejected(key("a"), "code", "text")}
+    made.perform(apply(row_of("a", 9, node=NODE + 1)._replace(leaves=leaves, bodies=(None,))))
+    assert [args[0] for name, args in made.node.calls if name == "settle_rejected"] == [key("a")]
+
+
+def test_a_cursor_is_not_written_without_the_notes_before_it_that_a_full_disk_refused(made: Made) -> None:
+    """A scope that was narrowed: the cursor would count what was left out."""
+    made.files.space_bytes = made.files.used_bytes
+    made.perform(fx.SetNote(key="cursor-scope/01", value=b"x"))
+    made.files.space_bytes = NO_LIMIT
+    made.node.answers["on_message"] = [[apply(row_of("a", 1), notes={"cursor/01": b"5"})]]
+    made.replica.on_message(LINK, ms.Pong(number=1), 0.0, user_id="")
+    store = reopen_killed(made.files, made.index)
+    assert (store.note("cursor/01"), store.note("cursor-scope/01")) == (b"5", b"x")

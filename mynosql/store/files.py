@@ -87,6 +87,14 @@ class Files(Protocol):
         """Cut the file to size bytes, durably. StorageCorrupt when it is missing."""
         ...
 
+    def write_again(self, name: str) -> None:
+        """What reads as the file's content is on the disk on return, also what an earlier, failed flush left in memory.
+
+        A flush alone would not do: the kernel takes pages that it could not write for written. Each byte is written
+        over itself, so a power cut in between takes nothing. Raises StorageFailed, StorageFull.
+        """
+        ...
+
     def free_bytes(self) -> int:
         """Space that this user may still fill."""
         ...
@@ -98,6 +106,9 @@ class Files(Protocol):
     def close(self) -> None:
         """Descriptors cached for reading are closed; a later read opens them again."""
         ...
+
+
+WRITE_AGAIN_BYTES = 1 << 20
 
 
 def raise_mapped(error: OSError, path: str, doing: str) -> NoReturn:
@@ -378,6 +389,23 @@ class DiskFiles:
         finally:
             os.close(fd)
 
+    def write_again(self, name: str) -> None:
+        path = self.path(name)
+        try:
+            fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            _raise_unreadable(error, path, None)
+        try:
+            offset = 0
+            while data := _read_at(fd, offset):
+                _write_at(fd, offset, data)
+                offset += len(data)
+            _sync_all(fd, path, "write again")
+        except OSError as error:
+            raise_mapped(error, path, "write again")
+        finally:
+            os.close(fd)
+
     def free_bytes(self) -> int:
         try:
             if hasattr(os, "statvfs"):
@@ -394,6 +422,18 @@ class DiskFiles:
 
     def close(self) -> None:
         self._read_files.clear()
+
+
+def _read_at(fd: int, offset: int) -> bytes:
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, WRITE_AGAIN_BYTES)
+
+
+def _write_at(fd: int, offset: int, data: bytes) -> None:
+    os.lseek(fd, offset, os.SEEK_SET)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest):]
 
 
 def _sync_all(fd: int, path: str, doing: str) -> None:

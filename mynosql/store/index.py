@@ -162,6 +162,10 @@ class Index(Protocol):
 
     def size_bytes(self) -> int: ...
 
+    def write_again(self) -> None:
+        """All that commits have said is on the disk on return, also where an earlier process saw its fsync fail."""
+        ...
+
     def close(self) -> None:
         """Checkpointed, only the one file remains. Idempotent."""
         ...
@@ -323,6 +327,16 @@ class SqliteIndex:
             with contextlib.suppress(OSError):
                 total += os.stat(self.path + suffix).st_size
         return total
+
+    def write_again(self) -> None:
+        # The log is read as this process sees it, and each of its pages written into the file, which is fsynced.
+        writer = self._writer
+        if writer is None:
+            self._raise_closed()
+        try:
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except _SQL_ERRORS as error:
+            self._raise_mapped(error)
 
     def close(self) -> None:
         writer = self._writer

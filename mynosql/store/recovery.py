@@ -129,6 +129,8 @@ def replay(store: Store, files: Files, index: Index, progress: Callable[[int, in
         if (number := parse_journal_name(name)) is not None and name == journal_name(number)
     )
     todo = []
+    if numbers and numbers[0] <= index.journal_sealed:
+        index.write_again()  # its fsync may have failed, and the process ended before the journal could go
     for number in numbers:
         if number <= index.journal_sealed:
             files.remove(journal_name(number))
@@ -155,16 +157,14 @@ class _Replayer:
         self._is_gapped = False
 
     def replay(self, number: int) -> None:
-        """One journal. What it holds counts as durable afterwards, so it is flushed first."""
+        """One journal. What it holds counts as durable afterwards, also if the fsync of an earlier process failed."""
         name = journal_name(number)
-        file = self._files.open_append(name)
-        try:
-            file.flush()
-        finally:
-            file.close()
+        self._files.write_again(name)
         reader = JournalReader(self._files, name)
         source = self._store.start_replayed_journal(name)
         for frame in reader:
+            # Before this frame: a frame of notes alone has no seq that would be missed.
+            self._is_gapped |= any(damage.frames for damage in reader.damages)
             content = self._content(name, frame)
             if content is not None:
                 start = frame.offset + FRAME_HEADER.size

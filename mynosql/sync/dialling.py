@@ -65,6 +65,8 @@ class Dialled:
         self.state = DialState.DOWN
         self.card: ms.Card | None = None
         """Who answered last."""
+        self.version = 0
+        """Of the protocol, as agreed with whoever answered last."""
         self._session = 0
         self._tries = 0
         self._greeting_since = 0.0
@@ -107,7 +109,8 @@ class Dialled:
             return
         self._tries += 1
         hub.send(self.link, ms.Hello(
-            version_low=ms.VERSION_LOW, version_high=ms.VERSION_HIGH, database=hub.database, session=self._session,
+            version_low=hub.options.version_low, version_high=hub.options.version_high, database=hub.database,
+            session=self._session,
             is_merging=hub.members.is_merging(self.address), card=our_card(hub),
             known=known_of(hub, self.card) if self.card is not None else None,
             is_listening=hub.is_mirror or hub.memory.scope is None,
@@ -133,7 +136,7 @@ class Dialled:
         if loss is not None:
             hub.renew(loss)
             return
-        self.card = card
+        self.card, self.version = card, message.version
         known = known_of(hub, card)
         if known is not None and known.seq > card.head:
             self._tell_loss(known)

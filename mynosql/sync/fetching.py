@@ -252,6 +252,12 @@ class Fetcher:
             if not query.is_wanted:
                 self._forget(query)
                 return
+        self._gave_all(query, dialled)
+
+    def _gave_all(self, query: Query, dialled: Dialled) -> None:
+        """What that mirror has not it does not owe: what is left is no reason to tell it that we lack its feed."""
+        if query.is_fill:
+            self._hub.followers.settle_at(dialled, query.id_key)
         self._next_mirror(query, dialled)
 
     def _next_mirror(self, query: Query, dialled: Dialled) -> None:
@@ -277,7 +283,7 @@ class Fetcher:
             hub.publisher.on_relayed(result, None)
             if not hub.is_mirror and dialled is not hub.strategy.followed:
                 hub.outbox.on_elsewhere([row.id_key for row in rows])
-            if hub.is_mirror:  # leaves that were news, and that the asked mirror does not hold itself
+            if hub.is_mirror and result.last_seq:  # leaves that were news, and that the asked mirror does not hold
                 hub.filler.want(row.id_key for row in rows if bare_leaves(row))
             if result.refused:
                 hub.fail(PeerError(f"{dialled.address}: {result.refused[0].text}"))
@@ -312,7 +318,7 @@ class Fetcher:
         """What is missing here still is asked of the next mirror."""
         held = result.rows[0] if isinstance(result, fx.Held) and result.rows else None
         if held is not None and held.held != (1 << len(held.row.leaves)) - 1:
-            self._next_mirror(query, dialled)
+            self._gave_all(query, dialled)
             self._flush()
         elif self._queries.get(query.id_key) is query:
             self._end_fill(query)

@@ -437,6 +437,12 @@ class Followers:
             for follower in self.all():
                 follower.settle(id_keys)
 
+    def settle_at(self, dialled: Dialled, id_key: bytes) -> None:
+        """That mirror lacks the same bodies of this id: its Reports need not wait for them."""
+        follower = self.find(dialled)
+        if follower is not None:
+            follower.settle((id_key,))
+
     def is_any_caught_up(self) -> bool:
         return any(follower.has_caught_up for follower in self.all())
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import DATABASE_ID_BYTES, DATABASES_MAX, Cursor
-from mynosql.sync.messages import VERSION_HIGH, VERSION_LOW, Card, Hello, Known, RefusedCode, Welcome
+from mynosql.sync.messages import Card, Hello, Known, RefusedCode, Welcome
 
 
 class Verdict(NamedTuple):
@@ -66,10 +66,11 @@ def judge_hello(hub: Hub, hello: Hello) -> Verdict | None:
     card = hello.card
     if card.node == hub.node and card.nonce == hub.nonce:
         return Verdict(RefusedCode.SELF, "this is the node that you are")
-    if hello.version_low > VERSION_HIGH or hello.version_high < VERSION_LOW:
+    low, high = hub.options.version_low, hub.options.version_high
+    if hello.version_low > high or hello.version_high < low:
         return Verdict(
             RefusedCode.VERSION,
-            f"protocol versions {hello.version_low} to {hello.version_high} asked for, {VERSION_LOW} to {VERSION_HIGH} "
+            f"protocol versions {hello.version_low} to {hello.version_high} asked for, {low} to {high} "
             "spoken here: update the older side",
         )
     if not hub.is_mirror:
@@ -89,10 +90,10 @@ def judge_hello(hub: Hub, hello: Hello) -> Verdict | None:
 def judge_welcome(hub: Hub, welcome: Welcome, *, is_merging: bool) -> Verdict | None:
     """Why we do not go on with the node that welcomed us; None: we do."""
     card = welcome.card
-    if not VERSION_LOW <= welcome.version <= VERSION_HIGH:
+    low, high = hub.options.version_low, hub.options.version_high
+    if not low <= welcome.version <= high:
         return Verdict(
-            RefusedCode.VERSION,
-            f"protocol version {welcome.version} chosen there, {VERSION_LOW} to {VERSION_HIGH} spoken here",
+            RefusedCode.VERSION, f"protocol version {welcome.version} chosen there, {low} to {high} spoken here",
         )
     if not card.is_mirror:
         return Verdict(RefusedCode.NOT_A_MIRROR, "the node there is a peer; use a mirror's address")
@@ -101,9 +102,9 @@ def judge_welcome(hub: Hub, welcome: Welcome, *, is_merging: bool) -> Verdict | 
     return None
 
 
-def choose_version(hello: Hello) -> int:
-    """The highest version that both speak."""
-    return min(hello.version_high, VERSION_HIGH)
+def choose_version(hub: Hub, hello: Hello) -> int:
+    """The highest version that both speak; judge_hello has found that there is one."""
+    return min(hello.version_high, hub.options.version_high)
 
 
 def join_databases(hub: Hub, card: Card) -> bool:

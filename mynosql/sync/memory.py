@@ -150,6 +150,11 @@ class Memory:
         for index_id in self.cursors:
             self.set_cursor_scope(index_id, common(self.cursor_scopes.get(index_id), scope))
 
+    def narrow_cursors(self) -> None:
+        """What was written of the scope before a power cut may lack what was to be written of the cursors."""
+        for index_id in self.cursors if self.scope is not None else ():
+            self.set_cursor_scope(index_id, common(self.cursor_scopes.get(index_id), self.scope))
+
     def set_cursor_scope(self, index_id: bytes, scope: Scope | None) -> None:
         """Up to the cursor for that index that much was taken in."""
         if self.cursor_scopes.get(index_id) != scope:
@@ -227,6 +232,14 @@ class Memory:
             del self.rejected[seq]
             self._set_note(f"rejected/{seq}", b"")
         return bool(settled)
+
+    def owe_rejected(self) -> None:
+        """What was refused is owed again, with what was acknowledged behind it."""
+        if self.rejected:
+            for index_id in list(self.taken):
+                self._forget_taken(index_id)
+            self.set_delivered(min(self.delivered, min(self.rejected) - 1), is_kept=True)
+            self.settle_rejected({rejected.id_key for rejected in self.rejected.values()})
 
     def set_databases(self, databases: Iterable[bytes]) -> None:
         self.databases = tuple(sorted(databases))[:DATABASES_MAX]

@@ -19,7 +19,7 @@ from mynosql.scope import Scope
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.choosing import Chooser, Mesh
-from mynosql.sync.dialling import Dials, Loss
+from mynosql.sync.dialling import RENEW_S_MIN, Dials, Loss
 from mynosql.sync.fetching import Fetcher, Wanted
 from mynosql.sync.filling import Filler
 from mynosql.sync.following import Followers
@@ -93,6 +93,7 @@ class Node:
         hub.is_running = True
         hub.advertised, hub.publisher_port = advertised, publisher_port
         hub.members.on_start()
+        hub.memory.narrow_cursors()
         hub.outbox.on_start()
         hub.memory.add_opening(Opening(hub.nonce, hub.durable))
         if hub.is_mirror:
@@ -132,7 +133,7 @@ class Node:
         hub.is_mirror = is_mirror
         hub.publisher.reset()
         if is_mirror:
-            memory.settle_rejected({rejected.id_key for rejected in memory.rejected.values()})  # mirrors take all
+            memory.owe_rejected()  # mirrors take all
             memory.set_scope(None)
             memory.set_filling(True)
             hub.strategy = Mesh(hub)
@@ -170,6 +171,13 @@ class Node:
         hub.strategy.stop()
         hub.dials.close_all()
         hub.strategy.start()
+        return self._end()
+
+    def on_foreign(self, now: float) -> list[fx.Effect]:
+        """A version under our node id came that we never had: this folder was rolled back, or a copy of it lives."""
+        hub = self._begin(now)
+        if hub.is_running and now - hub.renewed_at >= RENEW_S_MIN:
+            hub.renew("others have revisions by this node that it does not have")
         return self._end()
 
     def add_address(self, address: Address, now: float, *, merge: bool = False) -> list[fx.Effect]:

@@ -193,6 +193,9 @@ class Offering:
             return False
         self._settle_rejected(message)
         refused = [refusal for refusal in message.refused if refusal.code != "body-missing"]  # replaced meanwhile
+        for refusal in refused:
+            if refusal.position < len(self._pushed_keys):
+                self._hub.outbox.set_aside(self._pushed_keys[refusal.position], refusal)
         if refused:
             self._hub.fail(PeerError(
                 f"{self._dialled.address}: {len(refused)} of the records that it lacks were refused: {refused[0].text}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mynosql.sync.messages import VERSION_HIGH, VERSION_LOW
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncOptions:
     """Times in seconds, sizes in bytes. The defaults keep the promises of docs/PROTOCOL.md, "Times"."""
 
     # Greeting
+    version_low: int = VERSION_LOW
+    version_high: int = VERSION_HIGH
+    """Protocol versions that this node speaks."""
     hello_retry_s: float = 0.5
     """A Hello without an answer is repeated after this, then twice as late each time, with jitter."""
     hello_retry_max_s: float = 5.0
@@ -102,6 +107,8 @@ class SyncOptions:
     """Pushes that a mirror holds for one writer; more is a broken writer."""
     offer_bytes: int = 64 << 10
     """Of the feed looked through for one Offer of what is new: some hundred rows, so that nobody waits for it."""
+    rejected_max: int = 10_000
+    """Refused changes remembered with their reasons (some megabytes); with more the outbox rests."""
     offer_count: int = 2048
     """Entries in one Offer."""
 

@@ -216,6 +216,8 @@ class Outbox:
         batch = next((batch for batch in self._flight if batch.request == message.request), None)
         if batch is None or batch.is_acked:
             return
+        if not self._has_room(batch, message):
+            return
         batch.is_acked = True
         batch.seq = message.seq
         self._tries = 0
@@ -257,6 +259,21 @@ class Outbox:
         if card is not None and seq > self._hub.memory.cursors.get(card.index_id, Cursor(0)).seq:
             self._hub.memory.set_witnessed(card.index_id, Cursor(seq, 0, card.node, card.nonce))
 
+    def _has_room(self, batch: Batch, message: ms.Ack) -> bool:
+        """Too many refused changes are a reason to rest, not to forget any: the Push is tried again later."""
+        hub = self._hub
+        if not message.refused:
+            return True
+        known = {rejected.id_key for rejected in hub.memory.rejected.values()}
+        news = {key for key, _ in batch.keys} - known
+        if len(known) + min(len(news), len(message.refused)) <= hub.options.rejected_max:
+            return True
+        hub.fail(PeerError(
+            f"{len(known)} changes of ours are refused, and more are not remembered: nothing is pushed until some of "
+            "them are resolved; see rejecteddocs"
+        ))
+        return False
+
     def _note_refused(self, batch: Batch, message: ms.Ack) -> None:
         """A refused change goes aside with its reason, and blocks nothing behind it."""
         hub, memory = self._hub, self._hub.memory
@@ -266,24 +283,28 @@ class Outbox:
                 raise PeerError(f"Ack refuses row {refusal.position} of a Push of {len(batch.keys)}")
             id_key, seq = batch.keys[refusal.position]
             refused.add(id_key)
-            rejected = Rejected(id_key, refusal.code, refusal.text)
-            hub.ask(
-                lambda token, id_key=id_key: fx.ReadBodies(  # type: ignore[misc]
-                    token=token, id_keys=(id_key,), body_bytes_max=0, bytes_max=1
-                ),
-                partial(self._on_refused, seq, rejected),
-            )
+            self.set_aside(id_key, refusal, seq)
         if memory.rejected and memory.settle_rejected({key for key, _ in batch.keys} - refused):
             hub.announce(fx.Kind.REJECTED)
 
-    def _on_refused(self, seq: int, rejected: Rejected, result: fx.Held | fx.Failed) -> None:
+    def set_aside(self, id_key: bytes, refusal: ms.Refusal, seq: int | None = None) -> None:
+        """That record was refused, as the change with that seq, or as it was held (None)."""
+        hub = self._hub
+        if seq is None and len(hub.memory.rejected) >= hub.options.rejected_max:
+            return
+        hub.ask(
+            lambda token: fx.ReadBodies(token=token, id_keys=(id_key,), body_bytes_max=0, bytes_max=1),
+            partial(self._on_refused, seq, Rejected(id_key, refusal.code, refusal.text)),
+        )
+
+    def _on_refused(self, seq: int | None, rejected: Rejected, result: fx.Held | fx.Failed) -> None:
         """Unless the record changed meanwhile: then its newer state is on its way, or was taken."""
         hub = self._hub
         found = result.rows[0] if isinstance(result, fx.Held) else None
-        if found is None or found.row.seq != seq:
+        if found is None or (seq is not None and found.row.seq != seq):
             return
         hub.memory.settle_rejected({rejected.id_key})
-        hub.memory.set_rejected(seq, rejected)
+        hub.memory.set_rejected(found.row.seq, rejected)
         hub.fail(PeerError(f"a mirror refused a change of ours ({rejected.code}): {rejected.text}"))
         hub.announce(fx.Kind.REJECTED)
 

@@ -48,9 +48,13 @@ class Tail(NamedTuple):
 class Served:
     """One conversation that another node began."""
 
-    def __init__(self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str, *, is_listening: bool) -> None:
+    def __init__(
+        self, hub: Hub, link: fx.Link, card: ms.Card, user_id: str, *, is_listening: bool, version: int
+    ) -> None:
         self._hub = hub
         self.link = link
+        self.version = version
+        """Of the protocol, for this conversation."""
         self.card = card
         self.user_id = user_id
         self.heard_at = hub.now
@@ -365,12 +369,14 @@ class Server:
         if is_other:
             hub.announce(fx.Kind.DATABASE)
         self.drop(link)
-        session = Served(hub, link, hello.card, user_id, is_listening=hello.is_listening)
+        session = Served(
+            hub, link, hello.card, user_id, is_listening=hello.is_listening, version=choose_version(hub, hello)
+        )
         self._sessions[link] = session
         self._count(session, 1)
         hub.timers.set(("served", link), hub.now + hub.options.served_idle_s, partial(self._check_idle, session))
         hub.send(link, ms.Welcome(
-            session=hello.session, version=choose_version(hello), card=our_card(hub), known=known_of(hub, hello.card),
+            session=hello.session, version=session.version, card=our_card(hub), known=known_of(hub, hello.card),
             heartbeat_ms=hub.publisher.next_ms, mirrors=hub.members.infos(),
         ))
         hub.announce(fx.Kind.CONNECTED)

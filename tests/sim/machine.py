@@ -12,13 +12,16 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mynosql.address import Address
 from mynosql.errors import MyNoSQLError, PeerError, StorageFailed, StorageFull
 from mynosql.replica import Command, Replica
 from mynosql.replica import World as ReplicaWorld
+from mynosql.scope import Scope, is_within
 from mynosql.store.store import Job, Store, StoreOptions
 from mynosql.sync import effects as fx
+from mynosql.sync.messages import Changes, Entries
 from mynosql.sync.wire import decode, encode
 from tests.sim.memory_files import NO_LIMIT, MemoryFiles, PowerCut
 from tests.sim.memory_index import MemoryIndex
@@ -32,6 +35,18 @@ OUTGOING_MAX = 5_000
 """Commands that wait for an fsync: a slow disk may hold back some, never without end."""
 
 
+FAREWELL_S, FAREWELL_LOOK_S = 2.0, 0.01
+WORKER_PAUSE_S = 0.02
+"""As merging.PAUSE_S."""
+
+
+class Worker(Protocol):
+    """One more worker of a process."""
+
+    def plan(self, delay_s: float) -> None:
+        """It looks by then."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineOptions:
     """What the machines of one run have in common."""
@@ -40,6 +55,7 @@ class MachineOptions:
     fsync_interval_s: float = 0.1
     fsync_s: float = 0.001
     """How long the disk takes for one fsync."""
+    acks: int = 1
 
 
 @dataclass(slots=True)
@@ -84,6 +100,11 @@ class Machine:
         """It was a mirror once: others may rely on it alone."""
         self.openings = 0
         self.renewals = 0
+        self.merges = 0
+        self.banned: set[Address] = set()
+        """Addresses that its user took back."""
+        self.make_worker: Callable[[Process], Worker] | None = None
+        """Makes one more worker of each process."""
         self.failures: list[str] = []
         self.on_power_cut: Callable[[Machine, Process | None], None] = lambda machine, process: None
         self.on_opened: Callable[[Machine], None] = lambda machine: None
@@ -99,6 +120,11 @@ class Machine:
     def disk_mode(self) -> bool:
         """True: whoever opens it next is a mirror, as far as its last process knew."""
         return self.was_mirror
+
+    @property
+    def scope(self) -> Scope | None:
+        """What its index takes in; None: everything."""
+        return None if self.process is None or self.process.replica.is_mirror else self.process.replica.node.scope
 
     def wall_ms(self) -> int:
         return EPOCH_MS + int(self.time.now * 1000) + self.clock_offset_ms
@@ -123,14 +149,9 @@ class Machine:
         self.guarded(self.process, self.process.start)
 
     def kill(self) -> None:
-        """kill -9: what was written stays, also what no fsync has covered.
-
-        After a failed fsync the machine is restarted: its memory shows what its disk has not.
-        """
+        """kill -9: what was written stays, also what no fsync has covered, or what a failed one left in memory."""
         process = self.process
-        if self.disk.files.is_lying:
-            self.cut_power()
-        elif process is not None:
+        if process is not None:
             self.process = None
             process.end()
             process.host.crash(is_silent=False)
@@ -143,9 +164,7 @@ class Machine:
     def stop(self) -> None:
         """The application closes its database."""
         process = self.process
-        if self.disk.files.is_lying:
-            self.cut_power()
-        elif process is not None:
+        if process is not None:
             self.guarded(process, process.stop)
             if self.process is process:
                 self.process = None
@@ -162,6 +181,7 @@ class Machine:
         self.process = None
         self.cut_after = None
         self.fails_flush = False
+        self.banned.clear()  # nobody waited for an fsync of it
         self.on_power_cut(self, process)
         files = self.disk.files.crash(self.time.rng)
         self.disk = Disk(files, self.disk.index.crash(), self.disk.node, self.disk.place)
@@ -212,7 +232,7 @@ class Process:
         is_new = not self.store.note("mode")
         self.replica = Replica(
             self.store, name=machine.database, node=disk.node, is_moved=is_moved,
-            is_mirror=machine.first_mode if is_new else None,
+            is_mirror=machine.first_mode if is_new else None, acks=machine.options.acks,
             world=ReplicaWorld(
                 wall_ms=machine.wall_ms, mint=self.rng.randbytes, renew_node=self._renew_node, rng=self.rng
             ),
@@ -221,11 +241,14 @@ class Process:
         self.host = machine.network.add(machine.name, self, machine.address.port)
         self.received: Counter[str] = Counter()
         """Messages by kind."""
+        self.rows_told = 0
+        """Rows from outside of the scope that came over links."""
         self._sync_at: float | None = None
         self._seal_at: float | None = None
         self._is_sealing = False
         self._retry_at = 0.0
         self._wake_at: float | None = None
+        self.worker: Worker | None = None
 
     def start(self) -> None:
         """As opened.OpenDatabase: sockets, conversations, then the addresses that the user gives."""
@@ -236,6 +259,8 @@ class Process:
         replica.start(self.time.now, advertised=self._advertised(), publisher_port=self._publisher_port())
         for name in machine.knows:
             replica.add_address(Address(name, 8800), False, self.time.now)
+        if machine.make_worker is not None:
+            self.worker = machine.make_worker(self)
         self.on_written()
         self._round()
 
@@ -275,12 +300,23 @@ class Process:
         if is_mirror:
             self.machine.has_served = True
             self.host.listen()
-        else:
-            self.host.unlisten()
         self.replica.set_mode(is_mirror, now)
         self.replica.set_endpoint(self._advertised(), self._publisher_port(), now)
         self.on_written()
+        if self.replica.is_waiting_for_sync:
+            self._arm_sync(0.0)
         self._round()
+        if not is_mirror:
+            self._unlisten(now + FAREWELL_S)
+
+    def _unlisten(self, latest: float) -> None:
+        """The Bye leaves first, as far as the disk lets it."""
+        if self.is_over or self.replica.is_mirror:
+            return
+        if self.replica.is_waiting_for_sync and self.time.now < latest:
+            self.time.after(FAREWELL_LOOK_S, lambda: self.machine.guarded(self, lambda: self._unlisten(latest)))
+        else:
+            self.host.unlisten()
 
     def act(self, call: Callable[[], None]) -> None:
         """The application does something with the replica; what follows from it happens."""
@@ -297,6 +333,8 @@ class Process:
     def _on_frames(self, link: fx.Link, frames: list[bytes], user_id: str) -> None:
         message = decode(frames)
         self.received[type(message).__name__] += 1
+        if isinstance(message, Entries | Changes) and self.machine.scope is not None:
+            self.rows_told += sum(not is_within(self.machine.scope, row.id_key) for row in message.rows)
         written = self.store.written
         self.replica.on_message(link, message, self.time.now, user_id=user_id)
         self._after_input(written)
@@ -382,6 +420,8 @@ class Process:
         """Something was written: it is to be fsynced, and sealed some time."""
         self._arm_sync(0.0 if self.replica.has_listeners else self.machine.options.fsync_interval_s)
         self._plan_seal()
+        if self.worker is not None:
+            self.worker.plan(WORKER_PAUSE_S)
 
     def _arm_sync(self, delay_s: float) -> None:
         due = self.time.now + delay_s + self.machine.fsync_s

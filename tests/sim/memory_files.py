@@ -149,6 +149,13 @@ class MemoryFiles:
         inode.pending = []
         inode.durable = bytes(inode.content)
 
+    def write_again(self, name: str) -> None:
+        inode = self._inode(name)
+        inode.pending = [write for write in inode.pending if not write.is_doomed]
+        inode.pending.append(_Write(0, bytes(inode.content), False))
+        self.on_operation("write", name)
+        _MemoryAppendFile(self, name, inode).flush()
+
     def free_bytes(self) -> int:
         return max(0, self.space_bytes - self.used_bytes)
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mynosql.idkey import unpack_id
-from mynosql.revision import is_in_past
+from mynosql.revision import conflicts_of, is_in_past
 from mynosql.row import Leaf, Leaves, Version
+from mynosql.scope import is_within
 from tests.sim.machine import Machine, Process
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Oracle:
         self.machines: list[Machine] = []
         self.rolled_back: dict[Machine, int] = {}
         """Machines whose folder is older than what they told others, and how often they had been renewed then."""
+        self.has_lost_mirror = False
         self._unsynced: dict[Machine, list[Write]] = {}
         self._attempts: dict[Machine, list[tuple[bytes, frozenset[Name]]]] = {}
         """Saves under way when the power failed: nobody was told, and they may be there or not."""
@@ -162,6 +164,44 @@ class Oracle:
                 write.is_required = False
         self.machines.remove(machine)
 
+    def on_mirror_lost(self, gone: list[Machine], *, acks: int) -> None:
+        """A mirror is gone for ever, perhaps with a peer. What stays required: what somebody else holds on its disk,
+        what another mirror confirmed, and what the peer was told to be on enough mirrors."""
+        self.has_lost_mirror = True
+        kept: set[Name] = set()
+        for machine in self.machines:
+            process = machine.process
+            if machine in gone or process is None or process.store.read_only_reason is not None:
+                continue
+            if process.store.durable < process.store.written:
+                continue  # a power cut may take some of it, and nobody would bring it again
+            for entry in process.store.entries(b"", None, live_only=False, limit=ENTRIES_MAX):
+                for position, leaf in enumerate(entry.leaves):
+                    if leaf.deleted or entry.held >> position & 1:
+                        kept.add(name_of(entry.id_key, leaf))
+        kept |= {past for name in kept if name in self.writes for past in self.writes[name].past}
+        safe: set[Name] = set()
+        for machine in gone:
+            process = machine.process
+            if process is None:
+                continue
+            replica = process.replica
+            rejected = {record.id_key for record in replica.node.rejected.values()}
+            for write in self.writes_of(machine):
+                is_safe = replica.is_reached(write.seq, "mirror") if replica.is_mirror else (
+                    acks > 1 and replica.is_reached(write.seq, "mirrors") and write.name.id_key not in rejected
+                )
+                if is_safe and write.seq and self._is_untouched(write, gone[-1]):
+                    safe.add(write.name)
+        for name, write in self.writes.items():
+            write.is_required &= name in kept or name in safe
+
+    def _is_untouched(self, write: Write, mirror: Machine) -> bool:
+        """That mirror has the record as it was acknowledged. Of one that changed since, others may have neither."""
+        assert mirror.process is not None
+        entry = mirror.process.store.find(write.name.id_key)
+        return entry is not None and [name_of(entry.id_key, leaf) for leaf in entry.leaves] == [write.name]
+
     def writes_of(self, machine: Machine) -> list[Write]:
         return [write for write in self.writes.values() if write.machine is machine]
 
@@ -184,6 +224,7 @@ class Oracle:
     def check_cursors(self, machine: Machine, ours: dict[bytes, Leaves]) -> None:
         """What a cursor counts is here."""
         assert machine.process is not None
+        scopes = machine.process.replica.node._hub.memory.cursor_scopes
         for key, value in machine.process.store.notes("cursor/").items():
             index_id, seq = bytes.fromhex(key.partition("/")[2]), int(value.split()[0])
             for other in self.machines:
@@ -192,6 +233,8 @@ class Oracle:
                 if self.is_rolled_back(other) or self.is_twin(other):
                     continue
                 for entry in other.process.store.entries(b"", None, live_only=False, limit=ENTRIES_MAX):
+                    if not is_within(scopes.get(index_id), entry.id_key):
+                        continue
                     for leaf in entry.leaves:
                         assert entry.seq > seq or _is_known(leaf, ours.get(entry.id_key, ())), (
                             f"{machine.name} has a cursor of {seq} in {other.name} and lacks "
@@ -213,17 +256,25 @@ class Oracle:
         )
         counted = (counters.records, counters.held, counters.pending)
         assert counted == found, f"{machine.name} counts records, held, pending as {counted}; there are {found}"
+        scoping = machine.process.replica.scoping
+        hidden = sum(map(scoping.is_hidden, live)) if scoping.is_hiding else 0
+        assert scoping.count_hidden() == hidden, f"{machine.name} hides {hidden}, and counts {scoping.count_hidden()}"
 
     def check_all(self) -> None:
         """All machines are equal; nothing that was acknowledged is lost, nothing covered came back."""
-        leaves = [(machine, leaves_of(machine.process.store)) for machine in self.machines if machine.process]
-        first_machine, first = leaves[0]
-        for machine, found in leaves[1:]:
-            assert found == first, (
-                f"{machine.name} and {first_machine.name} differ in "
-                f"{[unpack_id(key) for key in sorted(first.keys() | found.keys()) if first.get(key) != found.get(key)]}"
-            )
+        differing = self._differing()
+        phantoms = self.phantoms()
+        for machine, first_machine, id_keys in differing:
+            differ = [unpack_id(id_key) for id_key in id_keys if id_key not in phantoms]
+            assert not differ, f"{machine.name} and {first_machine.name} differ in {differ}"
+        first = self._reference()[1]
         tops = {name_of(id_key, leaf) for id_key, found in first.items() for leaf in found}
+        for machine in self.machines if phantoms else ():
+            assert machine.process is not None
+            tops |= {
+                name_of(id_key, leaf) for id_key, found in leaves_of(machine.process.store).items() for leaf in found
+                if id_key in phantoms
+            }
         unknown = tops - self.writes.keys()
         assert not unknown, f"nobody wrote {sorted(unknown)}"
         covered = {past for top in tops for past in self.writes[top].past}
@@ -235,10 +286,70 @@ class Oracle:
                 f"{first.get(name.id_key)}"
             )
             back = write.past & tops
-            assert not back, (
+            assert not back or name.id_key in phantoms, (
                 f"{unpack_id(name.id_key)!r}: {sorted(back)} came back, although {name[1:]} by "
                 f"{write.machine.name} had superseded it"
             )
+
+    # Who knows what
+
+    def _reference(self) -> tuple[Machine, dict[bytes, Leaves]]:
+        """A machine that should know all."""
+        machine = next(
+            machine for machine in self.machines if machine.process is not None and machine.process.replica.is_mirror
+        )
+        assert machine.process is not None
+        return machine, leaves_of(machine.process.store)
+
+    def _differing(self) -> list[tuple[Machine, Machine, list[bytes]]]:
+        """Who knows what otherwise than the reference, as far as it should know the same.
+
+        What a peer holds from outside of its scope may be old, but not newer than what the others know.
+        """
+        first_machine, first = self._reference()
+        found = []
+        for machine in self.machines:
+            if machine.process is None or machine is first_machine:
+                continue
+            ours, scope = leaves_of(machine.process.store), machine.scope
+            id_keys = [
+                id_key for id_key in sorted(first.keys() | ours.keys()) if first.get(id_key) != ours.get(id_key) and (
+                    is_within(scope, id_key)
+                    or not all(_is_known(leaf, first.get(id_key, ())) for leaf in ours.get(id_key, ()))
+                )
+            ]
+            if id_keys:
+                found.append((machine, first_machine, id_keys))
+        return found
+
+    def are_equal(self, left_out: set[bytes]) -> bool:
+        """All know what they should, but for these ids."""
+        if not any(machine.process is not None and machine.process.replica.is_mirror for machine in self.machines):
+            return False
+        return all(left_out.issuperset(id_keys) for _, _, id_keys in self._differing())
+
+    def has_conflicts(self, left_out: set[bytes]) -> bool:
+        """Somebody would have to merge something."""
+        return any(
+            conflicts_of(leaves) for id_key, leaves in self._reference()[1].items() if id_key not in left_out
+        )
+
+    def phantoms(self) -> set[bytes]:
+        """Ids of which some index names a revision whose body was lost with its mirror: nobody can deliver it."""
+        if not self.has_lost_mirror:
+            return set()
+        named: set[Name] = set()
+        held: set[Name] = set()
+        for machine in self.machines:
+            if machine.process is None:
+                continue
+            for entry in machine.process.store.entries(b"", None, live_only=False, limit=ENTRIES_MAX):
+                for position, leaf in enumerate(entry.leaves):
+                    name = name_of(entry.id_key, leaf)
+                    named.add(name)
+                    if leaf.deleted or entry.held >> position & 1:
+                        held.add(name)
+        return {name.id_key for name in named - held}
 
 
 def _is_known(leaf: Leaf, leaves: Leaves) -> bool:

@@ -6,7 +6,7 @@ machines then alive it means. So a plan from which steps were taken out is a pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 WEIGHTS: dict[str, float] = {
@@ -22,9 +22,17 @@ WEIGHTS: dict[str, float] = {
     # People
     "mode": 2, "demote": 0.7, "backup": 1, "restore": 0.8, "copy": 0.3, "join": 0.7, "depart": 0.7,
 }
-"""How often each kind of step comes. Evictions and index scopes get their steps here once the package has them."""
-_KINDS = list(WEIGHTS)
-_CUMULATED = [sum(list(WEIGHTS.values())[: place + 1]) for place in range(len(WEIGHTS))]
+"""How often each kind of step comes. Evictions get their steps here once the package has them."""
+FEATURES: dict[str, dict[str, float]] = {
+    "scopes": {"scope": 20},
+    "acks": {"lose": 6},
+    "partings": {"lose": 2, "retire": 4, "delpeer": 3},
+    "crowds": {"crowd": 5, "retry": 10},
+    "merges": {},
+}
+"""What only some seeds have, each in a share of them, and the steps that come with it."""
+FEATURE_SHARE = 0.25
+KINDS = {*WEIGHTS, *(kind for kinds in FEATURES.values() for kind in kinds)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,12 @@ class Setup:
     """Small queues of publishers overflow in short histories, too."""
     is_acquainted: bool
     """Each mirror knows those before it; else it knows all, and peers know one."""
+    features: frozenset[str] = frozenset()
+    """Of FEATURES. scopes: peers limit their index; acks: two mirrors must have a change; partings: mirrors leave, and
+    addresses are taken back; crowds: more concurrent revisions than a mirror takes; merges: functions that merge."""
+    acks: int = 1
+    is_merging_alike: bool = True
+    """Merge functions agree; else each node's gives something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,17 @@ def make_plan(seed: int, size: int = 0) -> Plan:
         memtable_bytes_max=rng.choice((1 << 10, 1 << 13, 1 << 20)), idle_seal_s=rng.choice((1.0, 60.0)),
         publish_messages_max=rng.choice((2, 1000)), is_acquainted=rng.random() < 0.7,
     )
-    kinds = rng.choices(_KINDS, cum_weights=_CUMULATED, k=steps)
+    flavour = Random(f"flavour {seed}")
+    features = frozenset(name for name in FEATURES if flavour.random() < FEATURE_SHARE)
+    is_parting, acks = bool(features & {"acks", "partings"}), 2 if "acks" in features else 1
+    setup = replace(
+        setup, features=features, acks=acks, mirrors=max(setup.mirrors, acks + 1 if is_parting else 1),
+        is_merging_alike=flavour.random() < 0.5,
+    )
+    weights = dict(WEIGHTS)
+    for name in sorted(features):
+        weights.update(FEATURES[name])
+    kinds = rng.choices(list(weights), weights=list(weights.values()), k=steps)
     return Plan(seed, size, setup, tuple(
         Step(number, kind, rng.random(), rng.random(), rng.random(), rng.getrandbits(32))
         for number, kind in enumerate(kinds)

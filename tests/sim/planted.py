@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mynosql.ledger
+import mynosql.merging
 from mynosql.errors import StorageError
 from mynosql.ledger import Ledger
 from mynosql.replica import Replica
@@ -20,8 +21,11 @@ from mynosql.store.feeds import Feed
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.sync import dialling, serving
 from mynosql.sync import messages as ms
+from mynosql.sync.confirming import Confirming
 from mynosql.sync.filling import Filler
 from mynosql.sync.following import Follower
+from mynosql.sync.membership import Membership
+from mynosql.sync.memory import Memory
 from mynosql.sync.pushing import Outbox
 
 
@@ -199,6 +203,24 @@ def _forgotten_notes(_: Any) -> Any:
     return broken
 
 
+def _everything_within(is_within: Any) -> Any:
+    return lambda scope, id_key: True
+
+
+def _confirmed_at_once(_: Any) -> Any:
+    def broken(self: Confirming) -> None:
+        card = self._dialled.card if self._dialled is not None else None
+        taken = self._hub.memory.taken.get(card.index_id) if card is not None else None
+        if taken is not None:
+            self._on_confirmed(taken.seq)
+
+    return broken
+
+
+def _usable_when_banned(_: Any) -> Any:
+    return lambda self, info, is_local: is_local or not info.advertised.is_loopback
+
+
 def _flag(value: bool) -> Callable[[Any], Any]:
     return lambda _: value
 
@@ -228,5 +250,16 @@ BUGS: dict[str, Bug] = {
     "no-loss": Bug("a node that lost some of its history keeps its identity", (serving, dialling), "find_loss",
                    _nothing),
     "stale-feed": Bug("decoded segments outlive what replaced their rows", (Feed,), "on_sealed", _forgotten_bodies),
+    "scope-ignored": Bug("a mirror tells a scoped peer everything", (serving,), "is_within", _everything_within),
+    "gained-missed": Bug("what came into a scope is not pulled", (Follower,), "_find_catchup", _nothing),
+    "refused-forgotten": Bug("a refused change counts as accepted", (Outbox,), "_note_refused", _nothing),
+    "one-is-enough": Bug("two mirrors are asked for, and one counts as both", (Confirming,), "ask",
+                         _confirmed_at_once),
+    "owes-nothing": Bug("a former mirror owes nothing that others wrote", (Memory,), "set_owed_all_until", _nothing),
+    "not-offered": Bug("what a lost mirror had is not offered to the next", (Outbox,), "on_caught_up", _nothing),
+    "learned-again": Bug("an address that was taken back is learned again", (Membership,), "_is_usable",
+                         _usable_when_banned),
+    "no-turns": Bug("all nodes merge a conflict at once", (mynosql.merging,), "merge_delay_s",
+                    lambda _: lambda leaves, node, merges: 0.0),
     "notes-lost": Bug("a note that a full disk refused is forgotten", (Replica,), "_write_notes", _forgotten_notes),
 }

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mynosql.codec import pack_body
-from mynosql.revision import is_in_past
+from mynosql.idkey import unpack_id
+from mynosql.revision import is_in_past, rev_string
+from mynosql.scope import is_within
 from mynosql.sync import effects as fx
-from tests.sim.machine import Machine
+from tests.sim.machine import Machine, Process
 from tests.sim.oracle import leaves_of
 from tests.sim.plan import Step
 from tests.sim.stage import pick
@@ -60,6 +62,7 @@ class Run(Steps):
             self.time.run(step.b * step.c * 0.3)
         if step.number % 4 == 0:
             self.oracle.check_counters(machine)
+        self.check_banned()
         assert self.network.queued_max <= QUEUE_MAX, f"{self.network.queued_max} messages wait in one connection"
 
     def finish(self) -> None:
@@ -71,6 +74,7 @@ class Run(Steps):
             assert machine.process is not None
             self.oracle.check_cursors(machine, leaves_of(machine.process.store))
         self._check_fetches()
+        self._check_scopes()
         if self.is_quiet_checked:
             self._check_quiet()
         self.time.run(2.0)  # the last fsyncs
@@ -87,8 +91,46 @@ class Run(Steps):
             if not rejected:
                 return
             for machine, id_key in rejected:
+                self._check_rejected(machine, id_key)
+                if not is_within(machine.scope, id_key):  # who resolves has to see what the others have
+                    self._app(machine, lambda process: process.replica.set_scope(None, self.time.now))
+                    self.bring_together()
                 self._cover(machine, id_key, pack_body({"resolved": True}))
             self.bring_together()
+
+    def _check_rejected(self, machine: Machine, id_key: bytes) -> None:
+        """What is called refused has indeed not reached the mirrors."""
+        process = machine.process
+        if process is None or all(rejected.id_key != id_key for _, rejected in process.replica.rejections().values()):
+            return
+        ours = leaves_of(process.store).get(id_key, ())
+        for other in self.machines:
+            if other.process is not None and other.process.replica.is_mirror:
+                theirs = leaves_of(other.process.store).get(id_key, ())
+                assert theirs != ours, f"{machine.name} calls {unpack_id(id_key)!r} refused, which {other.name} has"
+
+    def _check_scopes(self) -> None:
+        """What a peer with a scope hears does not depend on what others write elsewhere."""
+        scoped = [machine for machine in self.machines if machine.scope is not None]
+        writers = [machine for machine in self.machines if self._is_mirror(machine) and self._can_save(machine)]
+        outside = [
+            id_key for id_key in self.ids if not any(is_within(machine.scope, id_key) for machine in scoped)
+        ]
+        if not scoped or not writers or not outside:
+            return
+        before = [machine.process.rows_told for machine in scoped if machine.process is not None]
+        for id_key in outside[:3]:
+            self._app(writers[0], lambda process, id_key=id_key: self._save_anew(process, id_key))  # type: ignore[misc]
+            self.time.run(0.5)
+        self.time.run(2.0)
+        after = [machine.process.rows_told for machine in scoped if machine.process is not None]
+        assert after == before, "a peer is told of changes outside of its scope"
+        self.bring_together()
+
+    def _save_anew(self, process: Process, id_key: bytes) -> None:
+        entry = process.store.find(id_key)
+        given = None if entry is None or entry.winner.deleted else rev_string(entry.winner)
+        self._save_over(process, id_key, given, pack_body({"told": self.time.count}), branch=False)
 
     def _check_fetches(self) -> None:
         for process, fetch, deadline, _, asked in self.fetches:
@@ -116,10 +158,13 @@ class Run(Steps):
         written = [process.store.written for process in processes]
         self.time.run(QUIET_S)
         noise = []
+        searching = {"Fetch", "Bodies", "Await", "Mirrors"} if self.oracle.has_lost_mirror else set()
+        if any(machine.scope is not None for machine in self.machines):
+            searching |= {"Pull", "Entries"}  # every 30 s
         for process, before in zip(processes, written, strict=True):
             talk = {
                 kind: count for kind, count in process.received.items()
-                if kind not in SMALL_TALK and not (kind in PROBES and count <= PROBES_MAX)
+                if kind not in SMALL_TALK and not (kind in PROBES and count <= PROBES_MAX) and kind not in searching
             }
             if talk or process.store.written != before:
                 noise.append(f"{process.machine.name} hears {talk}, writes {process.store.written - before} frames")

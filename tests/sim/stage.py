@@ -14,11 +14,13 @@ from mynosql.errors import MyNoSQLError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
 from mynosql.replica import Fetch
 from mynosql.row import Version
+from mynosql.scope import is_within
 from mynosql.store.store import StoreOptions
 from tests.sim.machine import Disk, Machine, MachineOptions, Process
+from tests.sim.merging import MergingProcess
 from tests.sim.network import Network, NetworkOptions
-from tests.sim.oracle import Oracle, leaves_of
-from tests.sim.plan import Plan
+from tests.sim.oracle import Oracle
+from tests.sim.plan import Plan, Step
 from tests.sim.virtual import Time
 
 T = TypeVar("T")
@@ -47,13 +49,17 @@ class Stage:
                 memtable_bytes_max=setup.memtable_bytes_max, unsealed_bytes_max=4 * setup.memtable_bytes_max,
                 idle_seal_s=setup.idle_seal_s,
             ),
-            fsync_interval_s=setup.fsync_interval_s, fsync_s=setup.fsync_s,
+            fsync_interval_s=setup.fsync_interval_s, fsync_s=setup.fsync_s, acks=setup.acks,
         )
         self.oracle = Oracle()
         self.machines = self.oracle.machines
         self.backups: dict[Machine, Disk] = {}
         self.fetches: list[tuple[Process, Fetch, float, bytes, Version | None]] = []
-        self.ids = [pack_id(f"id{number}") for number in range(setup.ids)]
+        names = "ab" if "scopes" in setup.features else ("id",)
+        self.ids = [pack_id(f"{names[number % len(names)]}{number}") for number in range(setup.ids)]
+        self._has_parted = False
+        """A mirror is gone for ever: another one may be the last that has something."""
+        self._has_restored_mirror = False
         self._must_renew: dict[Machine, int] = {}
         """Rolled back, and others know it: how often they had been renewed then."""
         self.log: list[str] = []
@@ -76,8 +82,23 @@ class Stage:
             name, self._places, time=self.time, network=self.network, options=self.options, is_mirror=is_mirror,
             knows=knows,
         )
+        if "merges" in self.plan.setup.features and self._places % 2:
+            machine.make_worker = self._merging
         self.oracle.add(machine)
         return machine
+
+    def _merging(self, process: Process) -> MergingProcess:
+        return MergingProcess(
+            process, self.oracle, lambda: process.machine in self.machines and self._can_save(process.machine),
+            is_alike=self.plan.setup.is_merging_alike,
+        )
+
+    def _id_for(self, machine: Machine, step: Step) -> bytes:
+        return self._within(machine, pick(self.ids, step.b), step)
+
+    def _within(self, machine: Machine, id_key: bytes, step: Step) -> bytes:
+        """That id, or a new one where the index does not take it in: a logger writes what nobody else does."""
+        return id_key if is_within(machine.scope, id_key) else pack_id(f"z {machine.name} {step.number}")
 
     def _is_mirror(self, machine: Machine) -> bool:
         return machine.disk_mode if machine.process is None else machine.process.replica.is_mirror
@@ -108,16 +129,11 @@ class Stage:
             machine.free_disk()
             machine.cut_after = None
             machine.fails_flush = False
+            machine.banned.clear()
             if machine.process is None:
                 machine.start()
         self.time.run(7.0)  # an fsync that fails on a slow disk is known by then
-        if not any(self._is_mirror(machine) for machine in self.machines):
-            self._make_mirror(self.machines[0])  # the last one forgot in a power cut that it had become one
-        mirrors = [machine.address for machine in self.machines if self._is_mirror(machine)]
-        for machine in self.machines:
-            for address in mirrors:
-                if address != machine.address:
-                    self._introduce(machine, address)
+        self._introduce_all()
         if not self.time.run_until(self.is_settled, within_s=SETTLE_S, every_s=0.5):
             raise AssertionError(f"not at rest {SETTLE_S:g} s after all healed\n{self.differences()}")
         for machine, renewals in self._must_renew.items():
@@ -125,6 +141,22 @@ class Stage:
                 f"{machine.name} was rolled back, met who knows it, and goes on under its old identity"
             )
         self._must_renew.clear()
+
+    def _introduce_all(self) -> None:
+        """There are as many mirrors as are asked for, and everybody is given their addresses."""
+        wanted = self.plan.setup.acks + (self.plan.setup.acks > 1)
+        missing = wanted - sum(map(self._is_mirror, self.machines))
+        able = [
+            machine for machine in self.machines if not self._is_mirror(machine)
+            and machine.process is not None and machine.process.store.read_only_reason is None
+        ]
+        for machine in able[:max(missing, 0)]:
+            self._make_mirror(machine)  # the last one forgot in a power cut that it had become one, or is lost
+        mirrors = [machine.address for machine in self.machines if self._is_mirror(machine)]
+        for machine in self.machines:
+            for address in mirrors:
+                if address != machine.address and machine.process is not None:
+                    self._introduce(machine, address)
 
     def _make_mirror(self, machine: Machine) -> None:
         process = machine.process
@@ -140,27 +172,37 @@ class Stage:
             if machine.process is not None and machine.process.store.read_only_reason is not None:
                 machine.kill()  # an fsync failed: its user opens the database again
                 machine.start()
+                self._introduce_all()  # that may have been forgotten
                 return False
         first = None
+        phantoms = self.oracle.phantoms()
+        left_out = phantoms | {id_key for _, id_key in self._rejected()}  # a person has to look at them first
         for machine in self.machines:
             process = machine.process
             if process is None:
                 return False
             counters = process.store.counters
             if process.replica.is_mirror:
-                if counters.missing:
+                if counters.missing and any(entry.id_key not in phantoms for entry in process.store.missing(b"", 1000)):
                     return False
             elif counters.pending:
                 return False
+            if machine.scope is not None or left_out:
+                continue
             if first is None:
                 first = counters.records
             elif first != counters.records:
                 return False
-        known = [leaves_of(machine.process.store) for machine in self.machines if machine.process is not None]
-        for _, id_key in self._rejected():  # a person has to look at them first
-            for leaves in known:
-                leaves.pop(id_key, None)
-        return all(leaves == known[0] for leaves in known)
+        if not self.oracle.are_equal(left_out):
+            return False
+        return not self._is_merging() or not self.oracle.has_conflicts(left_out)
+
+    def _is_merging(self) -> bool:
+        """Somebody who knows all, and may save, merges conflicts."""
+        return any(
+            machine.process is not None and machine.process.worker is not None and machine.scope is None
+            and self._can_save(machine) for machine in self.machines
+        )
 
     def _rejected(self) -> list[tuple[Machine, bytes]]:
         return [

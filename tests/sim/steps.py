@@ -14,8 +14,9 @@ from mynosql.ledger import Save
 from mynosql.revision import is_body_equal, is_in_past, parse_rev, rev_string
 from mynosql.row import Leaf, Version
 from tests.sim.machine import Machine, Process
+from tests.sim.partings import Partings
 from tests.sim.plan import Step
-from tests.sim.stage import Stage, pick
+from tests.sim.stage import pick
 
 BODY_BYTES = (1, 30, 300, 3_000)
 BODY_BYTES_LARGE = 150_000
@@ -24,8 +25,7 @@ CLOCK_JUMPS_MS = (-3_600_000, -1_000, 1_000, 90_000, 3_600_000, 365 * 86_400_000
 FETCH_S = (0.1, 5.0)
 
 
-
-class Steps(Stage):
+class Steps(Partings):
     """The applications, the network, the machines and the people of one run."""
 
     def _body(self, step: Step) -> bytes:
@@ -36,7 +36,7 @@ class Steps(Stage):
     def _save(self, machine: Machine, step: Step, body: bytes | None = None) -> object:
         if not self._can_save(machine):
             return False
-        id_key = pick(self.ids, step.b)
+        id_key = self._id_for(machine, step)
         content = body or self._body(step)
 
         def save(process: Process) -> None:
@@ -77,6 +77,8 @@ class Steps(Stage):
             return False
         rng = Random(step.n)
         id_keys = rng.sample(self.ids, min(len(self.ids), 3))
+        if machine.scope is not None:
+            id_keys = list({self._within(machine, id_key, step): None for id_key in id_keys})
 
         def save(process: Process) -> None:
             entries = [process.store.find(id_key) for id_key in id_keys]
@@ -262,7 +264,7 @@ class Steps(Stage):
         if process is None or process.store.read_only_reason is not None:
             return False
         mirrors = [other for other in self.machines if self._is_mirror(other)]
-        if mirrors == [machine]:
+        if machine in mirrors and len(mirrors) <= self.plan.setup.acks:
             return False
         is_mirror = not process.replica.is_mirror
         try:
@@ -302,7 +304,10 @@ class Steps(Stage):
         backup = self.backups.pop(machine)
         if not any(self._is_mirror(other) for other in self.machines if other is not machine):
             return False
+        self._has_restored_mirror |= machine.has_served
         self.bring_together()
+        if machine.process is None or machine.process.replica.node.rejected:
+            return "not now: what was refused is nowhere else"
         machine.kill()
         for write in self.oracle.writes_of(machine):
             write.seq = 0  # delivered, and the numbers begin anew
@@ -350,8 +355,10 @@ class Steps(Stage):
     def _depart(self, machine: Machine, step: Step) -> object:
         """A peer is never seen again. What it had delivered stays, also when the mirrors lose power just then."""
         process = machine.process
-        if process is None or machine.has_served or self.oracle.is_rolled_back(machine):
+        if process is None or machine.has_served or process.replica.is_mirror or self.oracle.is_rolled_back(machine):
             return False
+        if self._has_parted and self.plan.setup.acks == 1:
+            return False  # what a lost mirror alone had it may hold for the others
         if self.oracle.is_twin(machine) or len(self.machines) < 3:
             return False
         is_struck = step.b < 0.5
@@ -362,9 +369,9 @@ class Steps(Stage):
             if process.is_over:
                 return "too late"
         replica = process.replica
-        rejected = process.replica.node.rejected
+        rejected = {record.id_key for record in replica.node.rejected.values()}
         self.oracle.on_lost(machine, is_delivered={
-            write: replica.is_reached(write.seq, "mirror") and write.seq not in rejected
+            write: replica.is_reached(write.seq, "mirror") and write.name.id_key not in rejected
             for write in self.oracle.writes_of(machine)
         })
         machine.cut_power()

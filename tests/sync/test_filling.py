@@ -243,3 +243,27 @@ def test_a_mirror_that_lags_behind_is_not_believed_to_have_filled_us() -> None:
     assert other.body("a") == b"old"
 
     world.run_until(lambda: one.body("a") == bytes(3000), within_s=0.5)
+
+
+@obeys("Bodies that no mirror held are asked for again when another mirror is met, and after 1 s, 2 s … 30 s.")
+def test_a_loser_whose_body_is_lost_is_asked_for_with_growing_pauses() -> None:
+    """Seed 3335 of the simulator: the winner that came with each answer made its record wanted again, at once."""
+    world = World(seed=1)
+    names = ("m1", "m2", "m3")
+    mirrors = [world.mirror(name, knows=names) for name in names]
+    world.run(2.0)
+    for one, other in (names[:2], names[1:], names[::2]):
+        world.cut(one, other)
+    mirrors[0].save("a", bytes(5000))
+    mirrors[1].save("a", bytes(5001))
+    row = mirrors[0].store.rows[pack_id("a")]
+    mirrors[0].store.rows[pack_id("a")] = row._replace(bodies=(None,))  # the damage of a disk
+    world.heal()
+    world.run(100.0)
+    loser = min(mirrors[2].leaves("a"), key=lambda leaf: leaf.hlc)
+    assert len(mirrors[2].leaves("a")) == 2
+    assert loser == row.leaves[0]
+    before = len(world.sent(ms.Fetch))
+    world.run(100.0)
+
+    assert 0 < len(world.sent(ms.Fetch)) - before < 60

@@ -404,6 +404,25 @@ def test_a_report_waits_for_bodies() -> None:
     assert ghost.world.told("ghost", ms.Report)[-1].seq == 3
 
 
+@obeys("A body that a mirror itself has lost does not hold back the Reports to it.")
+def test_a_report_does_not_wait_for_a_body_that_the_mirror_has_not() -> None:
+    ghost = Ghost(is_mirror=True)
+    ghost.entries(last=0)
+    lost = row("b", 1, b"bb")._replace(bodies=(None,))
+    ghost.changes(1, 1, lost)
+    ghost.changes(2, 2, row("c", 2, b"c"))
+    ghost.world.run(1.0)
+    assert ghost.world.told("ghost", ms.Report) == []
+
+    asked = ghost.world.told("ghost", ms.Fetch)[-1]
+    ghost.world.inject(ghost.node, ghost.link, ms.Bodies(
+        request=asked.request, items=(ms.BodyItem(pack_id("b"), ms.Status.NOT_HELD, lost),),
+    ))
+    ghost.world.run(1.0)
+
+    assert ghost.world.told("ghost", ms.Report)[-1].seq == 2
+
+
 @obeys("A Report covers only changes whose bodies are here too.")
 def test_more_bodies_missing_than_are_remembered_hold_the_report_back_until_none_is() -> None:
     world = World(seed=1)

@@ -10,6 +10,7 @@ from mynosql.row import Leaf
 from mynosql.sync import effects as fx
 from mynosql.sync import handshake
 from mynosql.sync import messages as ms
+from mynosql.sync.options import SyncOptions
 from tests.sync.harness import PORT, World, card, hello, welcome
 from tests.sync.rules import obeys
 
@@ -280,3 +281,60 @@ def test_what_we_know_of_a_node_is_the_further_of_pull_and_push() -> None:
 
     assert known == ms.Known(peer.index_id, 1, peer.node_id, leaf.hlc, peer.node._hub.nonce)
     assert handshake.known_of(mirror.node._hub, card(node=1, index_id=b"never met before")) is None
+
+
+@obeys("The highest version that both sides speak is used; without one the Hello is refused with a …")
+@pytest.mark.parametrize(("ours", "theirs", "spoken"), [
+    ((1, 1), (1, 2), 1), ((1, 2), (1, 1), 1), ((1, 2), (1, 2), 2), ((1, 2), (2, 3), 2), ((2, 3), (1, 2), 2),
+])
+def test_adjacent_versions_talk_in_the_newest_that_both_know(
+    ours: tuple[int, int], theirs: tuple[int, int], spoken: int
+) -> None:
+    """A mesh is updated node by node."""
+    world = World(seed=1)
+    mirror = world.mirror("m1", options=SyncOptions(version_low=theirs[0], version_high=theirs[1]))
+    peer = world.peer("p1", knows=["m1"], options=SyncOptions(version_low=ours[0], version_high=ours[1]))
+    peer.save("a", b"1")
+    world.settle()
+
+    assert mirror.body("a") == b"1"
+    (dialled,) = peer.node._hub.dials.ready()
+    (served,) = mirror.node._hub.server._sessions.values()
+    assert dialled.version == served.version == spoken
+
+
+@obeys("The highest version that both sides speak is used; without one the Hello is refused with a …")
+@pytest.mark.parametrize(("ours", "theirs"), [((1, 1), (2, 3)), ((3, 4), (1, 2))])
+def test_versions_that_are_too_far_apart_are_refused_with_both_ranges(
+    ours: tuple[int, int], theirs: tuple[int, int]
+) -> None:
+    world = World(seed=1)
+    world.mirror("m1", options=SyncOptions(version_low=theirs[0], version_high=theirs[1]))
+    peer = world.peer("p1", knows=["m1"], options=SyncOptions(version_low=ours[0], version_high=ours[1]))
+    world.run(2.0)
+
+    assert peer.follows is None
+    text = str(peer.failures[-1])
+    assert f"{ours[0]} to {ours[1]} asked for" in text
+    assert f"{theirs[0]} to {theirs[1]} spoken here" in text
+
+
+@obeys("A node that is told of a version under its own node id that it never had renews itself too, at …")
+def test_a_node_that_meets_what_it_lost_at_somebody_it_never_met_renews_itself() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    world.settle()
+    node, index_id = peer.node_id, peer.index_id
+
+    peer.perform(peer.node.on_foreign(world.now))
+    assert peer.node_id != node
+    assert peer.index_id != index_id
+    again = peer.node_id
+    peer.perform(peer.node.on_foreign(world.now))
+    assert peer.node_id == again, "not twice in a minute"
+    world.run(61.0)
+    peer.perform(peer.node.on_foreign(world.now))
+    assert peer.node_id != again
+    world.settle()
+    assert mirror.node.connected == 1

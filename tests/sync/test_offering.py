@@ -335,3 +335,38 @@ def test_a_body_that_the_followed_mirror_lacks_reaches_it_from_its_reader() -> N
     other.kill()
 
     world.run_until(lambda: one.body("a") == body, within_s=5.0)
+
+
+@obeys("A record that a mirror lacks and refuses when it is offered goes aside with the reason, too.")
+def test_what_is_refused_as_an_offer_is_set_aside() -> None:
+    world, mirror, peer = rebuilt_mirror()
+    mirror.store.refuses.add(pack_id("07"))
+    mirror.start()
+
+    world.run(10.0)
+
+    assert mirror.body("06") == b"6"
+    assert mirror.body("07") is None
+    assert [rejected.id_key for rejected in peer.node.rejected.values()] == [pack_id("07")]
+
+
+@obeys("A refused row stays refused until its record changes, its user has it tried again, or its node becomes …")
+def test_what_was_refused_is_set_aside_again_after_a_time_as_a_mirror() -> None:
+    """Seed 3212 of the simulator: refused, then its node was a mirror for a moment, and nobody was told any more."""
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    mirror.store.refuses.add(pack_id("a"))
+    peer.save("a", b"1")
+    world.run(2.0)
+    assert len(peer.node.rejected) == 1
+    peer.set_mode(True)
+    assert not peer.node.rejected
+    mirror.kill()
+    mirror.store.refuses.add(pack_id("a"))
+    peer.set_mode(False)
+    mirror.start()
+
+    world.run(30.0)
+
+    assert [rejected.id_key for rejected in peer.node.rejected.values()] == [pack_id("a")]

@@ -205,6 +205,34 @@ def test_a_refused_row_blocks_nothing_and_is_settled_later() -> None:
     assert peer.node.rejected == {}
 
 
+@obeys("With 10,000 refused changes the outbox rests until some of them are resolved: none is forgotten.")
+def test_the_memory_of_refused_changes_is_bounded() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"], options=SyncOptions(rejected_max=3))
+    assert SyncOptions().rejected_max == 10_000
+    ids = [f"bad{number}" for number in range(4)]
+    mirror.store.refuses |= {pack_id(id) for id in ids}
+    for id in ids[:3]:
+        peer.save(id, b"1")
+    world.run(2.0)
+    assert len(peer.node.rejected) == 3, "at the bound"
+    assert peer.pending == 0
+
+    peer.save(ids[3], b"1")
+    world.run(60.0)
+    assert len(peer.node.rejected) == 3, "one past it"
+    assert peer.pending == 1
+    assert "rejecteddocs" in str(peer.failures[-1])
+
+    mirror.store.refuses.discard(pack_id("bad0"))
+    peer.save("bad0", b"2")
+    mirror.store.refuses.discard(pack_id("bad3"))
+    world.run(60.0)
+    assert mirror.body("bad3") == b"1"
+    assert peer.pending == 0
+
+
 @obeys("A refused row stays refused until its record changes, its user has it tried again, or its …")
 def test_what_is_settled_or_was_a_peers_is_refused_no_more() -> None:
     world = World(seed=1)

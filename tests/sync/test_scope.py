@@ -334,3 +334,29 @@ def test_a_write_only_logger_may_ask_for_two_mirrors() -> None:
 
     assert mirrors[0].body("two") == b"1"
     assert logger.pending == 1
+
+
+@obeys("How much of each feed was taken in is remembered with its cursor; a mirror takes in everything.")
+def test_a_scope_that_was_half_written_at_a_power_cut_counts_for_the_cursors_too() -> None:
+    """Seed 5839 of the simulator: the cursor went on, and counted what the scope had left out."""
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    mirror.save("a/0", b"1")
+    peer = world.peer("p1", knows=["m1"])
+    world.settle()
+    peer.perform(peer.node.set_scope(check_scope(["a"]), world.now))
+    world.settle()
+    note = f"cursor-scope/{mirror.index_id.hex()}"
+    assert note in peer.store.frames[-1][1], "written last, as a frame of its own"
+    peer.store.frames.pop()  # the power cut took it
+    peer.store.sync()
+    peer.restart()
+    assert note in peer.store.notes
+    mirror.save("b/0", b"1")
+    mirror.save("a/1", b"1")
+    world.run(5.0)
+    assert ids(peer) == {"a/0", "a/1"}
+
+    peer.perform(peer.node.set_scope(None, world.now))
+    world.run(5.0)
+    assert ids(peer) == {"a/0", "a/1", "b/0"}
