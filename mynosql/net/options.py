@@ -45,8 +45,8 @@ class NetOptions:
     retry_s_unreached: float = 0.25
     """While nobody was reached at all the pause is not longer than this, or than retry_share of the time that it has
     lasted: a link that was away for half a minute is used half a second after it is back."""
-    retry_share: float = 1 / 60
-    knock_s: float = 0.4
+    retry_share: float = 1 / 120
+    knock_s: float = 0.3
     """While a connection request hangs, another is sent this often: the kernel repeats a lost one after 1, 3, 7 s."""
     steady_s: float = 5.0
     """A link that was up this long starts again with the shortest pause."""

@@ -56,7 +56,7 @@ class SyncOptions:
     retry_s: float = 0.2
     """An address that failed is left alone this long, then twice as long each time, with jitter."""
     retry_s_max: float = 5.0
-    retry_share: float = 1 / 50
+    retry_share: float = 1 / 100
     """One that is not reached is not left alone for longer than this share of the time that it has lasted: after an
     outage of half a minute the first mirror that is back is found within a second."""
     probe_s: float = 10.0

@@ -26,7 +26,7 @@ WEIGHTS: dict[str, float] = {
 FEATURES: dict[str, dict[str, float]] = {
     "scopes": {"scope": 20},
     "acks": {"lose": 6},
-    "partings": {"lose": 2, "retire": 4, "delpeer": 3},
+    "partings": {"lose": 6, "retire": 4, "delpeer": 3},
     "crowds": {"crowd": 5, "retry": 10},
     "merges": {},
 }

@@ -25,7 +25,6 @@ from mynosql.sync.confirming import Confirming
 from mynosql.sync.filling import Filler
 from mynosql.sync.following import Follower
 from mynosql.sync.membership import Membership
-from mynosql.sync.memory import Memory
 from mynosql.sync.pushing import Outbox
 
 
@@ -255,11 +254,8 @@ BUGS: dict[str, Bug] = {
     "refused-forgotten": Bug("a refused change counts as accepted", (Outbox,), "_note_refused", _nothing),
     "one-is-enough": Bug("two mirrors are asked for, and one counts as both", (Confirming,), "ask",
                          _confirmed_at_once),
-    "owes-nothing": Bug("a former mirror owes nothing that others wrote", (Memory,), "set_owed_all_until", _nothing),
     "not-offered": Bug("what a lost mirror had is not offered to the next", (Outbox,), "on_caught_up", _nothing),
     "learned-again": Bug("an address that was taken back is learned again", (Membership,), "_is_usable",
                          _usable_when_banned),
-    "no-turns": Bug("all nodes merge a conflict at once", (mynosql.merging,), "merge_delay_s",
-                    lambda _: lambda leaves, node, merges: 0.0),
     "notes-lost": Bug("a note that a full disk refused is forgotten", (Replica,), "_write_notes", _forgotten_notes),
 }

@@ -99,7 +99,7 @@ def test_every_kind_of_step_happens_and_does_something() -> None:
         run = Run(make_plan(seed), is_quiet_checked=False)
         run.execute()
         did |= {line.split()[2] for line in run.log}
-        if did == WEIGHTS.keys():
+        if did >= WEIGHTS.keys():
             return
     raise AssertionError(f"never: {sorted(WEIGHTS.keys() - did)}")
 
@@ -136,7 +136,7 @@ def test_shrinking_is_bounded_and_keeps_the_kind_of_failure() -> None:
 
 
 def test_a_failure_names_the_command_that_repeats_it_and_the_command_does(capsys: pytest.CaptureFixture[str]) -> None:
-    seed, bug = 1, "no-fsync"
+    seed, bug = 0, "no-fsync"
     assert main(["--seed", str(seed), "--size", "0", "--bug", bug, "--no-shrink"]) == 1
     said = capsys.readouterr().out
     assert said.startswith(f"seed {seed} fails; repeat it with: {command_of(seed, 0, bug)}\nAssertionError: ")
@@ -147,7 +147,7 @@ def test_a_failure_names_the_command_that_repeats_it_and_the_command_does(capsys
 
 
 def test_a_report_has_the_shrunk_plan() -> None:
-    plan = make_plan(1)
+    plan = make_plan(0)
     with BUGS["no-fsync"].planted():
         failure = failure_of(plan)
         assert failure is not None
