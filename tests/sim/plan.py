@@ -20,7 +20,7 @@ WEIGHTS: dict[str, float] = {
     "kill": 3, "power": 3, "power-at": 3, "start": 8, "stop": 1, "slow": 1, "full": 1, "flush-error": 0.5, "free": 2,
     "clock": 1.5,
     # People
-    "mode": 2, "demote": 0.7, "backup": 1, "restore": 0.8, "copy": 0.3, "join": 0.7, "depart": 0.7,
+    "mode": 2, "demote": 0.7, "backup": 1.5, "restore": 1.6, "copy": 0.3, "join": 0.7, "depart": 0.7,
 }
 """How often each kind of step comes. Evictions get their steps here once the package has them."""
 FEATURES: dict[str, dict[str, float]] = {
