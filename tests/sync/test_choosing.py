@@ -126,7 +126,7 @@ def test_dead_addresses_are_tried_ever_more_rarely() -> None:
     assert peer.node.has_live_mirror is False
 
 
-@obeys("What is not reached is tried again after 1/100 of the time that this has lasted, or sooner: an outage of half …")
+@obeys("What is not reached is tried again after 1/100 of the time that this has lasted, or sooner: an outage of …")
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("is_noticed", [True, False])
 def test_the_first_mirror_that_is_back_after_half_a_minute_is_followed_within_a_second(
