@@ -14,6 +14,7 @@ from mynosql.ledger import Save
 from mynosql.revision import is_body_equal, is_in_past, parse_rev, rev_string
 from mynosql.row import Leaf, Version
 from tests.sim.machine import Machine, Process
+from tests.sim.oracle import Write
 from tests.sim.partings import Partings
 from tests.sim.plan import Step
 from tests.sim.stage import pick
@@ -370,9 +371,15 @@ class Steps(Partings):
                 return "too late"
         replica = process.replica
         rejected = {record.id_key for record in replica.node.rejected.values()}
+
+        def is_delivered(write: Write) -> bool:
+            # Replaced before it was sent, or refused and changed since: it is owed with what came later.
+            entry = process.store.find(write.name.id_key)
+            is_owed = entry is not None and entry.owed and not replica.is_reached(entry.seq, "mirror")
+            return replica.is_reached(write.seq, "mirror") and write.name.id_key not in rejected and not is_owed
+
         self.oracle.on_lost(machine, is_delivered={
-            write: replica.is_reached(write.seq, "mirror") and write.name.id_key not in rejected
-            for write in self.oracle.writes_of(machine)
+            write: is_delivered(write) for write in self.oracle.writes_of(machine)
         })
         machine.cut_power()
         self.backups.pop(machine, None)
