@@ -128,12 +128,22 @@ def test_no_port_takes_the_first_free_pair_from_8800_upwards(tmp_path: Path) -> 
         assert second.address.port % 2 == 0
 
 
+OWNER = """
+import socket
+for port in range(21_001, 31_000, 2):  # below those that the kernel gives to others, so that the one before stays free
+    try:
+        socket.create_server(("127.0.0.1", port - 1)).close()
+        taken = socket.create_server(("127.0.0.1", port))
+        break
+    except OSError:
+        continue
+print(port, flush=True)
+input()
+"""
+
+
 def test_a_port_that_was_asked_for_and_is_taken_names_its_owner(tmp_path: Path) -> None:
-    owner = subprocess.Popen(
-        [sys.executable, "-c", "import socket; s = socket.create_server(('127.0.0.1', 0)); "
-         "print(s.getsockname()[1], flush=True); input()"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with owner:
         assert owner.stdout is not None
         port = int(owner.stdout.readline())
