@@ -210,6 +210,11 @@ class Machine:
     def fill_disk(self, room_bytes: int) -> None:
         self.disk.files.space_bytes = self.disk.files.used_bytes + room_bytes
 
+    @property
+    def is_full(self) -> bool:
+        """The disk has little room, or none."""
+        return self.disk.files.space_bytes != NO_LIMIT
+
     def free_disk(self) -> None:
         self.disk.files.space_bytes = NO_LIMIT
         self.fsync_s = self.options.fsync_s

@@ -75,8 +75,8 @@ class Partings(Stage):
         address = pick(addresses, step.b)
         machine.knows = tuple(name for name in machine.knows if name != address.host)
         self._app(machine, lambda process: process.replica.remove_address(address, self.time.now))
-        if machine.process is process:
-            machine.banned.add(address)
+        if machine.process is process and not machine.is_full:
+            machine.banned.add(address)  # on a full disk it counts until the database is closed
         return address
 
     def check_banned(self) -> None:
