@@ -484,6 +484,14 @@ class MyNoSQL:
         """Every byte of the folder is read and compared; returns what is wrong. progress is called with (done, all)."""
         return self._node().check(progress)
 
+    def compactdb(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Give back, now, the disk space of replaced revisions and join small segments; else it happens by and by.
+
+        progress is called with (rows done, all rows). Others save and read meanwhile. Raises StorageFull when the copy
+        of a part does not fit on the disk, StorageFailed.
+        """
+        self._node().workers.compact(progress)
+
 
 def opendb(name: str, *, location: str | os.PathLike[str] | None = None, **options: Any) -> MyNoSQL:
     """An open database; the same as MyNoSQL().opendb(...). Use it in a with statement, or call closedb()."""

@@ -51,6 +51,8 @@ _REASONS = {
 
 PACK_THREADS = 3
 """Two keep up with a writer that never pauses on two cores; a third while one of them waits for the disk."""
+REWRITE_PAUSE_S = 0.002
+"""After each block that is written again: about as long as the block took."""
 MEMTABLES_MAX = 4
 """One is written, one is sealed, two may wait; then saves wait."""
 
@@ -87,7 +89,7 @@ class OpenDatabase:
             StoreOptions(
                 memtable_bytes_max=options.memtable_bytes_max, cache_bytes_max=options.cache_bytes_max,
                 unsealed_bytes_max=MEMTABLES_MAX * options.memtable_bytes_max,
-                pack_all=partial(in_order, threads=PACK_THREADS),
+                pack_all=partial(in_order, threads=PACK_THREADS), pause=partial(time.sleep, REWRITE_PAUSE_S),
             ),
             node=folder.identity.node,
         )

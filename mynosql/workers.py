@@ -25,6 +25,8 @@ SEAL_PAUSE_S = 0.1
 PRESSURE_SLOW = 0.9
 """From this share of the allowed unsealed bytes on, each save waits a little; at 1.0 until a seal is done."""
 PRESSURE_WAIT_S_MAX = 0.002
+PROGRESS_S = 0.2
+"""How often compactdb() tells how far it is."""
 FULL_RETRY_S = 1.0
 """How long the sealer rests after a full disk before it tries again."""
 
@@ -145,6 +147,30 @@ class Workers:
             return
         with self.lock:
             self.wait(lambda: self._store.pressure < 1.0 or self._store.read_only_reason is not None, None)
+
+    def compact(self, progress: Callable[[int, int], None] | None) -> None:
+        """All space that can be given back is, on return. progress(done, total): rows, now and then.
+
+        Raises StorageFull (some was given back), StorageFailed.
+        """
+        store = self._store
+        with self.lock:
+            self.check()
+            store.ask_compaction()
+            self._seal_wake.notify()
+        while True:
+            with self.lock:
+                self.wait(lambda: not store.is_compaction_asked or self._is_stopping, PROGRESS_S)
+                is_over, (done, total) = not store.is_compaction_asked or self._is_stopping, store.compaction_progress
+                error = store.compaction_error
+                if store.read_only_reason is not None:
+                    raise StorageFailed(f"no space can be given back: {store.read_only_reason}; open it again")
+            if progress is not None:
+                progress(total if is_over else min(done, total), total)
+            if is_over:
+                if error is not None:
+                    raise error
+                return
 
     # The threads
 

@@ -324,7 +324,9 @@ class Feed:
                 continue
             large.pop(seq, None)
             found = self._sealed.locate(id_key)
-            if found is not None and found.head.rows.seq(found.slot) == seq:
+            if found is None or not found.head.rows.flags(found.slot) & FLAG_STRAY:
+                continue
+            if found.head.rows.seq(found.slot) == seq:
                 if bodies and found.head.body_raw > shard.PIECE_BYTES:
                     large[seq] = found
                 rows.add_row(self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1))

@@ -70,6 +70,14 @@ class Segment(NamedTuple):
     """Rows that a newer segment has replaced."""
 
 
+class Usage(NamedTuple):
+    """What the blocks of a segment take in a shard."""
+
+    segment: int
+    shard: int
+    bytes: int
+
+
 class Placed(NamedTuple):
     """Where an id's row now lies."""
 
@@ -125,6 +133,10 @@ class Index(Protocol):
 
     def segments(self) -> list[Segment]:
         """In number order, oldest first."""
+        ...
+
+    def usage(self) -> list[Usage]:
+        """Of each segment and shard, in order."""
         ...
 
     def hashes(self) -> Iterator[int]:
@@ -266,6 +278,10 @@ class SqliteIndex:
     def segments(self) -> list[Segment]:
         rows = self._query(f"SELECT {_SEGMENT} FROM segment ORDER BY number", _SEGMENT_TYPES)
         return [Segment._make(row) for row in rows]
+
+    def usage(self) -> list[Usage]:
+        sql = "SELECT segment, shard, sum(head_bytes + body_bytes) FROM block GROUP BY segment, shard"
+        return [Usage._make(row) for row in self._query(sql + " ORDER BY segment, shard", (int, int, int))]
 
     def hashes(self) -> Iterator[int]:
         after = -1

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from mynosql.store.filter import Filter
 from mynosql.store.index import BlockRow, Index, Placed, Segment
@@ -35,8 +36,9 @@ class Placer:
         self, index: Index, filter: Filter, segments: Sequence[Segment], id_key_at: Callable[[int], bytes]
     ) -> None:
         """segments: the older ones; id_key_at: the id key of the row at a place."""
-        self._index, self._filter, self._segments, self._id_key_at = index, filter, segments, id_key_at
-        self._block_firsts = [segment.block_first for segment in segments]
+        self._index, self._filter, self._id_key_at = index, filter, id_key_at
+        self._segments = sorted(segments, key=attrgetter("block_first"))  # a rewritten one is old and has new blocks
+        self._block_firsts = [segment.block_first for segment in self._segments]
 
     def place(
         self, id_keys: Sequence[bytes], hashes: Sequence[int], places: Sequence[int], *, known_ids: Set[bytes]

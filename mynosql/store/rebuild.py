@@ -6,7 +6,7 @@ them. Driven by opening.open_store() when the index is missing, damaged or an ol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mynosql.batch import FLAG_STRAY
@@ -21,7 +21,7 @@ from mynosql.store.frames import JournalReader, parse_journal_name
 from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
 from mynosql.store.journal import unpack_frame_content
 from mynosql.store.placing import Placer, places_of
-from mynosql.store.recovery import SCANNED_NOTE, pack_scanned
+from mynosql.store.rewriting import APPENDED_NOTE, RewriteJob, RewritePlan, pack_place
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, pack_owed
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BlockHead, BlockRef
@@ -30,9 +30,6 @@ from mynosql.store.types import Problem, StoreOptions
 
 REBUILDING_NOTE = ".rebuilding"
 """Stands in an index that is not complete yet."""
-SEGMENT_ROWS_MIN = 20_000
-"""Segments are cut where the order of ids says so, and in long runs of growing ids after about so many rows, because
-the feed decodes a segment at a time."""
 _SEARCH_BYTES = 1 << 20
 _HEADS_BYTES = 16 << 20
 
@@ -41,6 +38,8 @@ class _Block(NamedTuple):
     """One block that was found, reduced to what the index keeps of it."""
 
     ref: BlockRef
+    segment: int
+    """The segment that it was written for."""
     id_keys: list[bytes]
     seq_min: int
     seq_max: int
@@ -56,6 +55,9 @@ class Rebuilder:
         self.problems: list[Problem] = []
         self._filter = Filter()
         self._segments: list[Segment] = []
+        """In the order of the file, and numbered by it until all are known."""
+        self._written_for: list[int] = []
+        """The number that each of them was written under: a rewritten one has an old number."""
         self._owed: dict[int, int] = {}
         self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES)
         self._refs: dict[int, BlockRef] = {}
@@ -68,9 +70,11 @@ class Rebuilder:
         for ref, head in self._blocks_before(self._first_seq_in_journals()):
             self._add(_summary(ref, head))
         self._flush()
+        self._number_by_age()
+        self._join_overlapping()
         tally = self._count(node)
         self._index.commit(Commit(notes={
-            TALLY_NOTE: tally.pack(), OWED_NOTE: pack_owed(self._owed), SCANNED_NOTE: self._scanned(),
+            TALLY_NOTE: tally.pack(), OWED_NOTE: pack_owed(self._owed), APPENDED_NOTE: self._scanned(),
             REBUILDING_NOTE: b"",
         }))
 
@@ -134,16 +138,15 @@ class Rebuilder:
         """Up to where the shards were read: damage behind the last sound block is no reason to do it again."""
         numbers = [number for name in self._files.list() if (number := shard.parse_shard_name(name)) is not None]
         last = max(numbers, default=0)
-        return pack_scanned(last, self._files.size(shard.shard_name(last)) if numbers else 0)
+        return pack_place(last, self._files.size(shard.shard_name(last)) if numbers else 0)
 
     # Segments
 
     def _add(self, block: _Block) -> None:
         if self._open:
-            is_lower = block.id_keys[0] <= self._open[-1].id_keys[-1]
-            seq_max = max(found.seq_max for found in self._open)
-            is_long = sum(found.ref.row_count for found in self._open) >= SEGMENT_ROWS_MIN
-            if is_lower or (is_long and (block.seq_min > seq_max or not block.seq_max)):
+            last = self._open[-1]
+            is_next = block.segment == last.segment and block.ref.shard == last.ref.shard
+            if not is_next or block.ref.number <= last.ref.number or block.id_keys[0] <= last.id_keys[-1]:
                 self._flush()
         self._open.append(block)
         self._refs[block.ref.number] = block.ref
@@ -173,9 +176,46 @@ class Rebuilder:
             twins_removed=placed.twins_removed, dead=placed.dead,
         ))
         self._segments.append(segment)
+        self._written_for.append(found[0].segment)
         owed = sum(block.owed for block in found)
         if owed:
             self._owed[number] = owed
+
+    def _number_by_age(self) -> None:
+        """The numbers follow the feed: what was rewritten stands late in the files."""
+        found = self._index.segments()
+        order = sorted(found, key=lambda segment: (self._written_for[segment.number], segment.number))
+        if order == found:
+            return
+        blocks = []
+        for number, segment in enumerate(order):
+            blocks += [block._replace(segment=number) for block in self._index.blocks_of(segment.number)]
+        self._owed = {
+            number: self._owed[segment.number] for number, segment in enumerate(order) if segment.number in self._owed
+        }
+        self._index.commit(Commit(
+            segments_removed=[segment.number for segment in found], blocks=blocks,
+            segments=[segment._replace(number=number) for number, segment in enumerate(order)],
+        ))
+
+    def _join_overlapping(self) -> None:
+        """What a rewriting copied in part stands beside its originals: they are made one segment, as the feed needs."""
+        for group in _overlapping(self._index.segments()):
+            job = RewriteJob(self._files, self._index, RewritePlan(
+                group=group, segments=self._index.segments(), block_first=self._index.last_block + 1,
+                shard_number=max(usage.shard for usage in self._index.usage()), preset=1, owed=self._owed,
+                pause=lambda: None,
+            ), shard.BLOCK_BYTES_MAX)
+            try:
+                job.run()
+                job.commit({})
+            except StorageCorrupt as error:
+                self.problems.append(Problem(error.path, error.offset, str(error), 0))
+                continue
+            for segment in group:
+                self._owed.pop(segment.number, None)
+            if job.segment is not None and job.owed:
+                self._owed[job.segment.number] = job.owed
 
     def _id_key_at(self, place: int) -> bytes:
         number = shard.block_of(place)
@@ -208,6 +248,20 @@ class Rebuilder:
         return tally
 
 
+def _overlapping(segments: Sequence[Segment]) -> list[tuple[Segment, ...]]:
+    """Groups of neighbours whose stretches of the feed are not one behind the other."""
+    spans: list[tuple[int, int, int, int]] = []  # lowest seq, highest seq, first and last position
+    for position, segment in enumerate(segments):
+        if not segment.seq_max:
+            continue  # only bodies that came later: in no stretch
+        low, high, first = segment.seq_min, segment.seq_max, position
+        while spans and spans[-1][1] >= low:
+            before = spans.pop()
+            low, high, first = min(low, before[0]), max(high, before[1]), before[2]
+        spans.append((low, high, first, position))
+    return [tuple(segments[first : last + 1]) for _, _, first, last in spans if last > first]
+
+
 def _changes(head: BlockHead) -> list[int]:
     """Slots of the rows that stand in the feed with their seq."""
     return [slot for slot in range(head.rows.count) if not head.rows.flags(slot) & FLAG_STRAY]
@@ -219,7 +273,7 @@ def _summary(ref: BlockRef, head: BlockHead) -> _Block:
     changes = [entries[slot] for slot in _changes(head)]
     seqs = [entry.seq for entry in changes]
     return _Block(
-        ref, [entry.id_key for entry in entries], min(seqs, default=0), max(seqs, default=0),
+        ref, head.segment, [entry.id_key for entry in entries], min(seqs, default=0), max(seqs, default=0),
         sum(not entry.held & 1 and not entry.leaves[0].deleted for entry in entries),
         sum(entry.owed for entry in changes),
     )

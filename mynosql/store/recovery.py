@@ -16,9 +16,10 @@ from mynosql.store.files import Files
 from mynosql.store.filter import FILE_NAME as FILTER_NAME
 from mynosql.store.filter import Filter
 from mynosql.store.frames import FRAME_HEADER, Frame, JournalReader, journal_name, parse_journal_name
-from mynosql.store.index import Index
+from mynosql.store.index import Commit, Index
 from mynosql.store.journal import FrameContent, unpack_frame_content
 from mynosql.store.memtable import JOURNALED_BYTES_MAX, spot_of
+from mynosql.store.rewriting import APPENDED_NOTE, EMPTIED_NOTE, REWRITING_NOTE, unpack_emptied, unpack_place
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, unpack_owed
 from mynosql.store.sealed import Sealed, complete_filter
 from mynosql.store.shard import FILE_HEADER, parse_shard_name, shard_name
@@ -28,9 +29,6 @@ from mynosql.store.types import Problem, StoreOptions
 if TYPE_CHECKING:
     from mynosql.store.store import Store
 
-SCANNED_NOTE = ".scanned"
-"""Shard and size up to which a rebuilt index has seen everything, sound or not."""
-_SCANNED = struct.Struct("<QQ")
 CURSOR_PREFIX = "cursor/"
 """Notes that say up to where another node's changes are here (sync writes them)."""
 
@@ -49,13 +47,15 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     """The sealed part as the last commit left it. Raises StorageCorrupt when it contradicts itself."""
     notes = index.notes()
     tally_data, owed_data = notes.pop(TALLY_NOTE, b""), notes.pop(OWED_NOTE, b"")
-    scanned_data = notes.pop(SCANNED_NOTE, b"")
+    appended_data, emptied_data = notes.pop(APPENDED_NOTE, b""), notes.pop(EMPTIED_NOTE, b"")
+    is_rewriting = bool(notes.pop(REWRITING_NOTE, b""))
     filter, covered = _load_filter(files)
     sealed = Sealed(files, index, filter, options)
     try:
         tally = Tally.unpack(tally_data) if tally_data else Tally()
         sealed.owed = unpack_owed(owed_data)
-        scanned = _SCANNED.unpack(scanned_data) if scanned_data else (0, 0)
+        appended = unpack_place(appended_data) if appended_data else (0, 0)
+        emptied = unpack_emptied(emptied_data)
     except (ValueError, struct.error) as error:
         text = f"its counters cannot be read ({error}); run checkdb"
         raise StorageCorrupt(files.path("index"), None, text) from error
@@ -65,7 +65,12 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     else:
         rows_saved = sum(segment.row_count for segment in sealed.segments if segment.number <= covered)
         complete_filter(sealed, [segment for segment in sealed.segments if segment.number > covered])
-    shard_number = _drop_unfinished_shards(files, sealed, scanned)
+    for number in emptied:
+        files.remove(shard_name(number))
+    shard_number = _drop_unfinished_shards(files, sealed, appended, is_rewriting=is_rewriting)
+    if is_rewriting:
+        files.sync_folder()
+        index.commit(Commit(notes={REWRITING_NOTE: b""}))
     return sealed, SealedState(tally, notes, shard_number, rows_saved)
 
 
@@ -79,23 +84,20 @@ def _load_filter(files: Files) -> tuple[Filter, int | None]:
         return Filter(), None
 
 
-def pack_scanned(shard_number: int, size: int) -> bytes:
-    """The value of SCANNED_NOTE."""
-    return _SCANNED.pack(shard_number, size)
+def _drop_unfinished_shards(
+    files: Files, sealed: Sealed, appended: tuple[int, int], *, is_rewriting: bool
+) -> int:
+    """Cut off what a seal or a rewriting wrote without coming to its commit; returns the shard to append to.
 
-
-def _drop_unfinished_shards(files: Files, sealed: Sealed, scanned: tuple[int, int]) -> int:
-    """Cut off what a seal wrote without coming to its commit; returns the number of the shard to append to.
-
-    Such a seal left its journal. Bytes that no journal stands for are somebody's records: an index that does not know
-    them was lost or is an old copy, and nothing is cut.
+    Such a seal left its journal, such a rewriting its note. Bytes that neither stands for are somebody's records: an
+    index that does not know them was lost or is an old copy, and nothing is cut.
     """
     last, end = 0, 0
     if sealed.segments:
         blocks = sealed.index.blocks_of(sealed.segments[-1].number)
         last = blocks[-1].shard
         end = max(block.offset + block.head_bytes + block.body_bytes for block in blocks if block.shard == last)
-    last, end = max((last, end), scanned)
+    last, end = max((last, end), appended)
     numbers = {number: name for name in files.list() if (number := parse_shard_name(name)) is not None}
     unfinished = [
         name for number, name in numbers.items() if number > last or (number == last and files.size(name) > end)
@@ -105,7 +107,7 @@ def _drop_unfinished_shards(files: Files, sealed: Sealed, scanned: tuple[int, in
     journals = [number for name in files.list() if (number := parse_journal_name(name)) is not None]
     sealed_number = sealed.index.journal_sealed
     has_journal = any(number > sealed_number for number in journals) and (sealed_number >= 0 or 0 in journals)
-    if unknown and not has_journal:
+    if unknown and not has_journal and not is_rewriting:
         raise StorageCorrupt(
             files.path("index"), None,
             f"it does not know the records in {', '.join(unknown)}: it was lost or is an old "

@@ -185,7 +185,9 @@ class SealJob:
                     "then open the database again"
                 ) from error
         owed = sum([row[1] & _OWED_CHANGE == FLAG_OWED for row in rows])
-        block = shard.pack_block(rows, number=number, preset=self.plan.preset)
+        block = shard.pack_block(
+            rows, number=number, segment=self.plan.segment_number, preset=self.plan.preset
+        )
         return _PackedRun(block, self._hashes(rows), owed)
 
     def _hashes(self, rows: Sequence[Flat]) -> list[int]:

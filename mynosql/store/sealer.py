@@ -1,19 +1,22 @@
-"""When what becomes durable and sealed: makes the jobs, takes their outcomes, and knows what survives a power cut.
+"""When what becomes durable, sealed and rewritten: makes the jobs, takes their outcomes, knows what is safe.
 
 Owns the frame counters, the list of seals and fsyncs under way, and the reason why nothing can be written any more.
-The heavy work is in seal.py. Driven by Store under its lock; run() of a job goes without it.
+The heavy work is in seal.py; what is worth rewriting, compaction.py knows. Driven by Store under its lock; run() of a
+job goes without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 
-from mynosql.errors import StorageError, StorageFull
+from mynosql.errors import StorageCorrupt, StorageError, StorageFull
+from mynosql.store.compaction import Compactor
 from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
 from mynosql.store.frames import JournalWriter, journal_name
 from mynosql.store.index import Index
 from mynosql.store.memtable import Memtable
+from mynosql.store.rewriting import RewriteJob
 from mynosql.store.seal import Outcome, SealJob, SealPlan, SyncJob, save_filter
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BLOCK_BYTES_MAX, shard_name
@@ -45,7 +48,10 @@ class Sealer:
         self.filter_rows_saved = 0
         self._files, self._index, self._options = files, index, options
         self._unsealed, self._sealed, self._feed = unsealed, sealed, feed
-        self._seal: SealJob | None = None
+        self._seal: SealJob | RewriteJob | None = None
+        self.compactor = Compactor(files, index, options, sealed, feed)
+        self._asked_memtable: Memtable | None = None
+        """What is in it is to be sealed, because somebody asked for compaction."""
         self._syncs: list[SyncJob] = []
         self._retired: list[JournalWriter] = []
         self._idle_since: float | None = None
@@ -76,9 +82,11 @@ class Sealer:
             return None
         if self.is_due:
             return now
+        due = self.compactor.next_due(now)
         if self._unsealed.active.is_empty:
-            return None
-        return self._idle_from(now) + self._options.idle_seal_s
+            return due
+        idle_due = self._idle_from(now) + self._options.idle_seal_s
+        return idle_due if due is None else min(due, idle_due)
 
     def is_idle(self, now: float) -> bool:
         """Something is unsealed and nothing was written for idle_seal_s."""
@@ -108,6 +116,23 @@ class Sealer:
         self._syncs.append(job)
         return job
 
+    def job(self, now: float, *, force: bool, is_idle: bool) -> SealJob | RewriteJob | None:
+        """A seal, see seal_job(); where nothing is to be sealed, what gives back space."""
+        if self._seal is not None or self.read_only_reason is not None:
+            return None
+        if self._asked_memtable not in self._unsealed.memtables:
+            self._asked_memtable = None
+        job = self.seal_job(force=force or self._asked_memtable is not None, is_idle=is_idle)
+        if job is not None or force:
+            return job
+        self._seal = self.compactor.job(now, self.shard_number, is_idle=is_idle)
+        return self._seal
+
+    def ask_compaction(self) -> None:
+        """What is written up to now is sealed, then compacted."""
+        self._asked_memtable = None if self._unsealed.active.is_empty else self._unsealed.active
+        self.compactor.ask()
+
     def seal_job(self, *, force: bool, is_idle: bool) -> SealJob | None:
         """A job that seals the oldest frozen memtable, or the active one when it is full, idle or force is given."""
         unsealed = self._unsealed
@@ -118,14 +143,14 @@ class Sealer:
                 return None
             unsealed.freeze()
         index, segments = self._index, self._sealed.segments
-        self._seal = SealJob(self._files, index, self._sealed.filter, SealPlan(
+        job = self._seal = SealJob(self._files, index, self._sealed.filter, SealPlan(
             memtable=unsealed.frozen[0], segment_number=index.last_segment + 1, block_first=index.last_block + 1,
             shard_number=self.shard_number, preset=PRESET_IDLE if is_idle else PRESET_BUSY,
             pack_all=pack_in_turn if is_idle or force else self._options.pack_all,
             segments=tuple(segments), owed=dict(self._sealed.owed), rows_sealed=self._rows_sealed(),
             filter_rows_saved=self.filter_rows_saved,
         ), BLOCK_BYTES_MAX)
-        return self._seal
+        return job
 
     def _rows_sealed(self) -> int:
         return sum([segment.row_count for segment in self._sealed.segments])
@@ -153,8 +178,23 @@ class Sealer:
             return
         self.full = None
         self._swap(job.plan.memtable, job.outcome)
+        self.compactor.on_sealed(self.shard_number)
         if error is not None:
             self.fail(error)
+
+    def finish_rewrite(self, job: RewriteJob, error: BaseException | None) -> None:
+        self._seal = None
+        try:
+            if error is not None:
+                raise error
+            self.compactor.commit(job)
+            self.shard_number = job.plan.shard_number
+            self.compactor.on_sealed(self.shard_number)
+        except (StorageFull, StorageCorrupt) as failed:
+            self.compactor.put_off(job, failed)
+            self._cut_shard(job.shard_end)
+        except StorageError as failed:
+            self.fail(failed)
 
     def fail(self, error: BaseException) -> None:
         """Nothing is written any more until the next opening."""
@@ -178,9 +218,13 @@ class Sealer:
 
     def _give_space_back(self, job: SealJob) -> None:
         """What a failed seal appended is referred to by nothing, unless its commit got through after all."""
-        if job.shard_end is None or self._index.last_segment >= job.plan.segment_number:
+        if self._index.last_segment < job.plan.segment_number:
+            self._cut_shard(job.shard_end)
+
+    def _cut_shard(self, shard_end: tuple[int, int] | None) -> None:
+        if shard_end is None:
             return
-        number, size = job.shard_end
+        number, size = shard_end
         try:
             if size:
                 self._files.truncate(shard_name(number), size)
@@ -220,10 +264,24 @@ class Sealer:
         if self.read_only_reason is not None:
             return
         self._drop_spare()
+        self._give_back_a_little()
         if self._rows_sealed() != self.filter_rows_saved:
             with contextlib.suppress(StorageFull):  # it can be made anew from the index
                 save_filter(self._files, self._sealed.filter, self._index.last_segment)
         self._files.sync_folder()
+
+    def _give_back_a_little(self) -> None:
+        """Where that is quickly done a folder rests without garbage."""
+        if not self.compactor.is_worth_at_close():
+            return
+        self.compactor.ask()
+        while self.read_only_reason is None and (job := self.compactor.job(0.0, self.shard_number, is_idle=False)):
+            error: StorageError | None = None
+            try:
+                job.run()
+            except StorageError as failed:
+                error = failed
+            self.finish_rewrite(job, error)
 
     def _run(self, job: SealJob) -> bool:
         error: StorageError | None = None

@@ -27,8 +27,9 @@ FORMAT = 1
 FILE_MAGIC = b"MNSQLsh"
 FILE_HEADER = struct.Struct("<7sBQI")  # magic, format, shard number, crc32 of what stands before
 BLOCK_MAGIC = b"BLK"
-# magic, format, crc32 of the head part, kind, count, number, head raw, head stored, body raw, body stored, body crc
-HEADER = struct.Struct("<3sBIBHIIIQQI")
+# magic, format, crc32 of the head part, kind, count, number, segment, head raw, head stored, body raw, body stored,
+# body crc
+HEADER = struct.Struct("<3sBIBHIIIIQQI")
 _CRC_FROM = 8
 """The head's crc covers everything from here to the end of the head part."""
 
@@ -126,8 +127,8 @@ def cut_blocks(extents: Iterable[tuple[int, int]], block_bytes_max: int = BLOCK_
         yield slice(start, end)
 
 
-def pack_block(rows: Sequence[Flat], *, number: int, preset: int = 1) -> PackedBlock:
-    """Pack rows, sorted by id key, as block `number`. preset: LZMA effort, 1 when sealing, 6 when there is time."""
+def pack_block(rows: Sequence[Flat], *, number: int, segment: int = 0, preset: int = 1) -> PackedBlock:
+    """Pack rows, sorted by id key, as block `number` of a segment. preset: LZMA effort, 1 or, when there is time, 6."""
     head_raw, body_raw = batch.pack_flats(rows)
     assert 0 < len(rows) <= ROWS_A_BLOCK_MAX
     assert len(head_raw) <= HEAD_RAW_MAX
@@ -137,7 +138,7 @@ def pack_block(rows: Sequence[Flat], *, number: int, preset: int = 1) -> PackedB
     if head is None:
         head, kind = head_raw, kind | _HEAD_AS_IS
     rest = HEADER.pack(
-        BLOCK_MAGIC, FORMAT, 0, kind, len(rows), number, len(head_raw), len(head), len(body_raw),
+        BLOCK_MAGIC, FORMAT, 0, kind, len(rows), number, segment, len(head_raw), len(head), len(body_raw),
         len(body.stored), crc32(body.stored),
     )[_CRC_FROM:] + head + body.table
     data = BLOCK_MAGIC + bytes((FORMAT,)) + crc32(rest).to_bytes(4, "little") + rest
@@ -159,6 +160,7 @@ class _Header(NamedTuple):
     kind: int
     row_count: int
     number: int
+    segment: int
     head_raw: int
     head_stored: int
     body_raw: int
@@ -170,6 +172,8 @@ class BlockHead(NamedTuple):
     """A block's decoded head."""
 
     ref: BlockRef
+    segment: int
+    """Number of the segment that it was written for."""
     rows: batch.Head
     body_kind: int
     body_raw: int
@@ -318,7 +322,7 @@ def _decode_head(files: Files, ref: BlockRef, data: bytes) -> BlockHead:
     if not streams.is_sound(body_kind, header.body_raw, header.body_stored, pieces):
         raise _corrupt(files, ref, "its header contradicts itself")
     return BlockHead(
-        ref, rows, body_kind, header.body_raw, header.body_crc, pieces,
+        ref, header.segment, rows, body_kind, header.body_raw, header.body_crc, pieces,
         len(stored) + _HEAD_BYTES + _ROW_BYTES * rows.count,
     )
 

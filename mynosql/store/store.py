@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
-from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
+from mynosql.errors import StorageCorrupt, StorageError, StorageFailed, StorageFull
 from mynosql.row import Entry, Leaf, Row
 from mynosql.store import recovery
 from mynosql.store.check import Checker
@@ -22,6 +22,7 @@ from mynosql.store.journal import check_note, pack_many
 from mynosql.store.memtable import JOURNALED_BYTES_MAX, NO_HASH, spot_of
 from mynosql.store.packed import KIND_PLAIN, LZ4_BYTES_MIN, PLAIN_HEAD, PLAIN_LIVE, compressed, pack_row
 from mynosql.store.reader import Reader
+from mynosql.store.rewriting import RewriteJob
 from mynosql.store.scan import scan
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.sealed import Sealed
@@ -411,15 +412,34 @@ class Store:
         """When seal_job() is worth calling, now or later; None: not before something is written."""
         return self._sealer.next_due(now)
 
-    def seal_job(self, now: float, *, force: bool = False) -> SealJob | None:
+    def seal_job(self, now: float, *, force: bool = False) -> SealJob | RewriteJob | None:
         """A job that seals the oldest full memtable, or the active one when it is idle or force is given.
 
-        None: nothing is due, or a seal is under way.
+        Where nothing is to be sealed: one that gives space back. None: nothing is due, or such a job is under way.
         """
         is_idle = self._sealer.is_idle(now)
         if is_idle:
             self.drop_caches()
-        return self._sealer.seal_job(force=force, is_idle=is_idle)
+        return self._sealer.job(now, force=force, is_idle=is_idle)
+
+    def ask_compaction(self) -> None:
+        """Everything is sealed, and all space that can be is given back, by the next jobs."""
+        self._sealer.ask_compaction()
+
+    @property
+    def is_compaction_asked(self) -> bool:
+        """It was asked for, and is not through."""
+        return self._sealer.compactor.is_asked
+
+    @property
+    def compaction_error(self) -> StorageError | None:
+        """What ended the one that was asked for last; None: nothing, or it goes on."""
+        return self._sealer.compactor.error
+
+    @property
+    def compaction_progress(self) -> tuple[int, int]:
+        """Rows looked at since it was asked for, and sealed rows in all."""
+        return self._sealer.compactor.rows_done, sum([segment.row_count for segment in self._sealed.segments])
 
     def finish(self, job: Job, error: BaseException | None = None) -> None:
         """What the job did counts from now on. error: what its run() raised, None when it did not.
@@ -431,6 +451,8 @@ class Store:
             self._sealer.finish_sync(job, error)
         elif isinstance(job, SealJob):
             self._sealer.finish_seal(job, error)
+        elif isinstance(job, RewriteJob):
+            self._sealer.finish_rewrite(job, error)
 
     # The whole
 

@@ -35,6 +35,8 @@ class StoreOptions:
     """All memtables together; `pressure` is 1.0 there. Four memtables: one filling, one sealing, two waiting."""
     pack_all: PackAll = pack_in_turn
     """How a seal packs its blocks while others write. The store itself has no threads."""
+    pause: Callable[[], None] = lambda: None
+    """Called after each block that is written again: others want the processor and the disk, too."""
     idle_seal_s: float = 60.0
     """A memtable that nobody wrote to for so long is sealed, so that a quiet database rests in compressed blocks."""
 

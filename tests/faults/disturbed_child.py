@@ -39,6 +39,11 @@ SCENARIOS: dict[str, tuple[dict[str, Any], int, list[Step]]] = {
         lambda node: node.save(*IDS[:6]), lambda node: node.save(*IDS[3:9]), lambda node: node.save(IDS[0]), None,
         lambda node: node.save(*IDS[8:13]), lambda node: node.save_batch(*IDS[12:15]),
     ]),
+    "compaction": ({"durability": "each", **SMALL}, 2_000, [
+        lambda node: node.save(*IDS[:6]), lambda node: node.save(*IDS[3:9]), lambda node: node.compact(),
+        lambda node: node.delete(IDS[4]), lambda node: node.save(*IDS[:4]), lambda node: node.compact(), None,
+        lambda node: node.save(IDS[5]), lambda node: node.compact(),
+    ]),
 }
 """Name → options of opendb, bytes of a text, steps. A new way of writing gets a step here."""
 

@@ -112,6 +112,11 @@ class Node:
                 opened.workers.wait_durable()
         self.child.mark(node=at or self.folder, of=self.folder, promises="durable")
 
+    def compact(self) -> None:
+        """All is sealed, and rewritten without what was replaced."""
+        self.db.compactdb()
+        self.child.mark(node=self.folder, of=self.folder, promises="durable")
+
     def set_mode(self, mode: str) -> None:
         """The mode is changed, durably as soon as promise_durable() was called."""
         self.child.mark(node=self.folder, tries={MODE: mode})

@@ -2,7 +2,7 @@
 
 A new way of writing gets a path here: a name and a script in PATHS. tests/test_power_loss.py then replays each of its
 boundaries, tests/test_injection.py kills and fails each of its storage calls. Not here yet, since not there yet:
-compaction, eviction, backup, and a first sync that goes past the journal.
+eviction, backup, and a first sync that goes past the journal.
 """
 
 from __future__ import annotations
@@ -72,6 +72,18 @@ node.save(*ids[6:16])
 node.delete(*ids[:3])
 node.close()
 node = child.open("A", durability="each", **SMALL)
+node.save(*ids[:3])
+node.close()
+""",
+    "compaction": """
+child.text_bytes = 3_000
+node = child.open("A", fsync_interval_s=3600, **SMALL)
+for start in range(0, 24, 8):
+    node.save(*ids[start : start + 8], *ids[:4])
+    node.promise_durable()
+    node.compact()
+node.delete(*ids[4:8])
+node.compact()
 node.save(*ids[:3])
 node.close()
 """,

@@ -6,10 +6,11 @@ applied; a test raises there: before, nothing was applied; after, it is durable 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mynosql.errors import StorageFailed
-from mynosql.store.index import BlockRow, Commit, Segment
+from mynosql.store.index import BlockRow, Commit, Segment, Usage
 
 
 class MemoryIndex:
@@ -57,6 +58,13 @@ class MemoryIndex:
 
     def hashes(self) -> Iterator[int]:
         return iter(sorted(self._places))
+
+    def usage(self) -> list[Usage]:
+        self._check_open()
+        used: Counter[tuple[int, int]] = Counter()
+        for block in self._blocks.values():
+            used[block.segment, block.shard] += block.head_bytes + block.body_bytes
+        return [Usage(*key, count) for key, count in sorted(used.items())]
 
     def note(self, key: str) -> bytes:
         self._check_open()

@@ -365,7 +365,7 @@ def test_even_a_forged_head_with_a_right_checksum_raises_nothing_but_corrupt(
 def with_head(raw: bytes, *, row_count: int, head_raw: int | None = None) -> tuple[MemoryFiles, BlockRef]:
     """A block of this raw head, without bodies, every checksum right: what no packing would ever make."""
     rest = shard.HEADER.pack(
-        shard.BLOCK_MAGIC, shard.FORMAT, 0, 1, row_count, 0, head_raw or len(raw), len(raw), 0, 0, 0
+        shard.BLOCK_MAGIC, shard.FORMAT, 0, 1, row_count, 0, 0, head_raw or len(raw), len(raw), 0, 0, 0
     )[8:] + raw
     files = MemoryFiles()
     block = shard.BLOCK_MAGIC + bytes([shard.FORMAT]) + shard.crc32(rest).to_bytes(4, "little") + rest

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mynosql.errors import StorageFull
 from mynosql.row import Row, StaleBody
+from mynosql.store.rewriting import RewriteJob
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.store import Counters, Store, StoreOptions
 from tests.sim.memory_files import MemoryFiles
@@ -46,7 +47,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Every frame since the last restart, in order: what a power cut may or may not leave."""
         self.delivered = 0
         self.hlc = 10_000
-        self.sealing: SealJob | None = None
+        self.sealing: SealJob | RewriteJob | None = None
+        self.is_run = False
+        """The job that is under way has done its heavy half."""
+        self.now = 0.0
         self.syncing: SyncJob | None = None
         self.cut_journals: set[str] = set()
 
@@ -158,19 +162,37 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sealing is None)
     @rule(force=st.booleans())
     def seal_begins(self, force: bool) -> None:
-        self.sealing = self.store.seal_job(0.0, force=force)
+        self.now += 5.0
+        self.sealing, self.is_run = self.store.seal_job(self.now, force=force), False
+
+    @precondition(lambda self: self.sealing is None)
+    @rule()
+    def compaction_is_asked(self) -> None:
+        self.store.ask_compaction()
+
+    @precondition(lambda self: self.sealing is None and self.syncing is None)
+    @rule()
+    def all_is_compacted(self) -> None:
+        self.store.ask_compaction()
+        while (job := self.store.seal_job(self.now)) is not None:
+            job.run()
+            self.store.finish(job)
+            self.now += 5.0
+        assert not self.store.is_compaction_asked
+        assert all(segment.dead == 0 for segment in self.index.segments())
 
     @precondition(lambda self: self.sealing is not None)
     @rule(is_run_only=st.booleans())
     def seal_ends(self, is_run_only: bool) -> None:
         assert self.sealing is not None
-        if self.sealing.outcome is None:
+        if not self.is_run:
             self.sealing.run()
+            self.is_run = True
         if not is_run_only:
             self.store.finish(self.sealing)
             self.sealing = None
 
-    @precondition(lambda self: self.sealing is not None and self.sealing.outcome is None)
+    @precondition(lambda self: self.sealing is not None and not self.is_run)
     @rule()
     def seal_meets_a_full_disk(self) -> None:
         assert self.sealing is not None
@@ -203,7 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
     def close_and_open(self) -> None:
         for job in (self.sealing, self.syncing):
             if job is not None:
-                if not isinstance(job, SealJob) or job.outcome is None:
+                if job is not self.sealing or not self.is_run:
                     job.run()
                 self.store.finish(job)
         self.store.close()
