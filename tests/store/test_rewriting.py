@@ -99,6 +99,24 @@ def test_everything_is_as_before_and_nothing_dead_is_left(seed: int) -> None:
     made.check(Store.open(made.files, made.index.crash(), OPTIONS, node=NODE))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_several_groups_keep_the_order_of_the_feed_and_the_counts_of_the_others(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "GROUP_ROWS_MAX", 30)
+    made = Made(seed, turns=900)
+    for job in jobs(made.store):
+        job.run()
+        made.store.finish(job)
+        made.check(made.store)
+    assert len(made.index.segments()) > 2
+    for turn in range(60):
+        row = row_of(f"id-{2 * turn}", f"later {turn}", owed=True)
+        made.newest[row.id_key] = row._replace(seq=made.store.put_one(row))
+    seal_all(made.store, force=True)
+    made.check(made.store)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_it_goes_on_with_saves_between_and_during_jobs(seed: int) -> None:
     made = Made(seed)
