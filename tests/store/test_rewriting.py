@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from random import Random
 
@@ -286,3 +287,29 @@ def test_in_the_background_small_segments_are_joined_and_the_pace_is_kept() -> N
     assert store.next_due(102.5) == 108.0, "two seconds of work, six of rest"
     assert store.seal_job(107.0) is None
     assert store.seal_job(108.0) is not None
+
+
+def test_what_replaces_rows_of_an_old_segment_with_new_blocks_is_counted_where_they_stood() -> None:
+    store, _, index = open_memory(options=StoreOptions(memtable_bytes_max=1 << 20))
+
+    def put(*ids: int, value: object) -> None:
+        store.put([row_of(f"id-{n:03}", f"{value} {n}") for n in ids])
+        job = store.seal_job(0.0, force=True)
+        assert job is not None
+        job.run()
+        store.finish(job)
+
+    put(*range(100), value="first")
+    put(*range(100, 200), value="second")
+    put(*range(60), value="third")
+    job = store.seal_job(100.0)
+    assert isinstance(job, RewriteJob)
+    assert [segment.number for segment in job.plan.group] == [0, 1, 2], "half of the first is dead, the others are small"
+    job = RewriteJob(job._files, job._index, dataclasses.replace(job.plan, group=job.plan.group[:1]), 1000)
+    store._sealer._seal = job
+    job.run()
+    store.finish(job)
+    assert index.segments()[0].block_first > index.segments()[2].block_last
+    put(70, 71, 150, value="fourth")
+    assert [segment.dead for segment in index.segments()] == [2, 1, 0, 0]
+    assert store.check().problems == ()
