@@ -520,3 +520,52 @@ def test_waitsync_is_true_once_the_mirror_has_it(make_db: Callable[..., Any]) ->
     assert mirror["a"] == saved
     assert peer.pendingdocs() == []
     assert peer.docinfo("a").state == "fresh"
+
+
+# Space
+
+
+def shard_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("shard-*"))
+
+
+def test_compactdb_gives_back_what_replaced_revisions_took(tmp_path: Path) -> None:
+    with mynosql.opendb("Test", location=tmp_path, memtable_bytes_max=1 << 16) as db:
+        for turn in range(30):
+            for number in range(100):
+                db[f"id-{number}"] = {"turn": turn, "number": number, "text": f"{turn * number} " * 20}
+        told: list[tuple[int, int]] = []
+        db.compactdb(lambda done, total: told.append((done, total)))
+        after = shard_bytes(tmp_path)
+
+        assert told[-1][0] == told[-1][1]
+        assert all(db[f"id-{number}"]["turn"] == 29 for number in range(100))
+        assert db.checkdb().ok
+        db["one more"] = {}
+        db.compactdb()
+    with mynosql.opendb("Once", location=tmp_path / "once") as once:
+        for number in range(100):
+            once[f"id-{number}"] = {"turn": 29, "number": number, "text": f"{29 * number} " * 20}
+    assert after <= 1.5 * shard_bytes(tmp_path / "once")
+
+
+def test_compactdb_while_others_save_ends(tmp_path: Path) -> None:
+    with mynosql.opendb("Test", location=tmp_path, memtable_bytes_max=1 << 16) as db:
+        is_over = threading.Event()
+
+        def save() -> None:
+            turn = 0
+            while not is_over.is_set():
+                turn += 1
+                db[f"id-{turn % 50}"] = {"turn": turn}
+
+        writer = threading.Thread(target=save)
+        writer.start()
+        try:
+            for _ in range(3):
+                db.compactdb()
+        finally:
+            is_over.set()
+            writer.join()
+        assert db.checkdb().ok
+        assert len(db) == 50

@@ -304,7 +304,7 @@ def test_what_replaces_rows_of_an_old_segment_with_new_blocks_is_counted_where_t
     put(*range(60), value="third")
     job = store.seal_job(100.0)
     assert isinstance(job, RewriteJob)
-    assert [segment.number for segment in job.plan.group] == [0, 1, 2], "half of the first is dead, the others are small"
+    assert [segment.number for segment in job.plan.group] == [0, 1, 2], "one is half dead, two are small"
     job = RewriteJob(job._files, job._index, dataclasses.replace(job.plan, group=job.plan.group[:1]), 1000)
     store._sealer._seal = job
     job.run()
