@@ -209,8 +209,8 @@ class Workers:
             self.on_durable()
 
     def _may_put_off(self, now: float) -> bool:
-        """A seal is due, but there is room, and it has not waited for long."""
-        if not self._store.is_seal_due:
+        """A seal is due, but there is room, it has not waited for long, and nobody waits for what comes after it."""
+        if not self._store.is_seal_due or self._store.is_compaction_asked:
             self._due_since = None
             return False
         if self._due_since is None:

@@ -21,6 +21,7 @@ from mynosql.store.types import StoreOptions
 REST_FACTOR = 3.0
 """After a rewriting that took a second the next one waits three: a quarter of a core, and of the disk, at most."""
 REST_S_MIN = 0.5
+JOURNAL_WAIT_S = 0.02
 FULL_REST_S = 60.0
 PRESET_BUSY, PRESET_ASKED = 1, 6
 CLOSE_BYTES_MAX = 1 << 20
@@ -96,7 +97,7 @@ class Compactor:
             self.is_asked = False
             return None
         if has_sealed_journals(self._files, self._index.journal_sealed):
-            self._rest_until = now + REST_S_MIN  # an fsync of one is under way: it goes after that
+            self._rest_until = now + JOURNAL_WAIT_S  # an fsync of one is under way: it goes after that
             return None
         self._began = now
         return RewriteJob(self._files, self._index, RewritePlan(
