@@ -289,6 +289,17 @@ class MyNoSQL:
         deadline = time.monotonic() + timeout
         return [self.readdoc(id, timeout=max(deadline - time.monotonic(), 0.0)) for id in wanted]
 
+    def evictdoc(self, id: Hashable) -> bool:
+        """This peer holds the record's content no more, but knows of it as before; readdoc fetches it again.
+
+        Nothing is sent. Returns False, and keeps it, while it is pending or set aside: then no mirror has it. The space
+        on disk comes back by and by (compactdb). Raises RecordNotFound; OptionInvalid on a mirror, which holds all.
+        """
+        try:
+            return self._node().evict(pack_id(id))
+        except RecordNotFound:
+            raise RecordNotFound(f"cannot evict {id!r}: no such record is known here", id=id) from None
+
     def docinfo(self, id: Hashable) -> DocInfo:
         """What this node knows of an id without asking anyone; never raises for an id that is not there."""
         return self._node().doc_info(pack_id(id), id)

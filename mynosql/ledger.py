@@ -177,6 +177,12 @@ class Ledger:
         self._store.put_one(Row(id_key, entry.leaves, bodies, 0, True, False, stale))
         return True
 
+    def evict(self, id_key: bytes, entry: Entry) -> None:
+        """Its bodies are here no more; the entry, its place in the feed and what is owed are as before."""
+        if entry.held or entry.stale is not None:
+            gone = (None,) * len(entry.leaves)
+            self._store.put_one(Row(id_key, entry.leaves, gone, entry.seq, entry.owed, True))
+
     def _row_of_save(
         self, save: Save, entry: Entry | None, *, branch: bool, now_ms: int, earlier: Row | None = None
     ) -> tuple[Row | None, Leaf]:

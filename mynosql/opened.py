@@ -467,6 +467,14 @@ class OpenDatabase:
             self.workers.wait(lambda: is_new(self.replica.rejected_seqs) or is_over() or self._is_closed, None)
             return tuple(self.replica.rejected_seqs), self.replica.rejections()
 
+    def evict(self, id_key: bytes) -> bool:
+        with self.lock:
+            self.workers.check()
+            is_gone = self.replica.evict(id_key)
+            self.workers.on_written()
+        self._after_write()
+        return is_gone
+
     def retry(self, id_key: bytes) -> bool:
         """A record that was refused is owed once more; False: no such record is known here."""
         with self.lock:

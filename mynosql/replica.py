@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 from mynosql.address import Address
 from mynosql.clock import HybridClock
-from mynosql.errors import MyNoSQLError, PeerError, StorageError, StorageFailed, StorageFull
+from mynosql.errors import (
+    MyNoSQLError,
+    OptionInvalid,
+    PeerError,
+    RecordNotFound,
+    StorageError,
+    StorageFailed,
+    StorageFull,
+)
 from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
 from mynosql.revision import entry_digest
@@ -294,6 +302,21 @@ class Replica:
         is_known = self.ledger.retry(id_key)
         self._perform(self.node.settle_rejected(id_key, now), now)
         return is_known
+
+    def evict(self, id_key: bytes) -> bool:
+        """A peer holds the bodies of the record no more; False: they stay, since no mirror is known to have them.
+
+        Raises OptionInvalid on a mirror, RecordNotFound when no such record is known.
+        """
+        if self.is_mirror:
+            raise OptionInvalid("a mirror holds every record, nothing can be evicted; call setdbmode('Peer') first")
+        entry = self.store.find(id_key)
+        if entry is None or entry.winner.deleted:
+            raise RecordNotFound("cannot evict: no such record is known here")
+        if self.is_pending(entry) or any(rejected.id_key == id_key for rejected in self.node.rejected.values()):
+            return False
+        self.ledger.evict(id_key, entry)
+        return True
 
     def sync_status(self, endpoint: str | None) -> SyncStatus:
         """Everything at a glance."""

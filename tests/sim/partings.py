@@ -53,6 +53,21 @@ class Partings(Stage):
         self._app(machine, save)
         return id_key
 
+    def _evict(self, machine: Machine, step: Step) -> object:
+        """A peer gives up the bodies of a record: nothing owed goes, nothing that is known."""
+        process = machine.process
+        if process is None or process.replica.is_mirror or process.store.read_only_reason is not None:
+            return False
+        id_key = self._id_for(machine, step)
+        entry = process.store.find(id_key)
+        if entry is None or entry.winner.deleted:
+            return False
+        is_owed = process.replica.is_pending(entry)
+        gone: list[bool] = []
+        self._app(machine, lambda process: gone.append(process.replica.evict(id_key)))
+        assert not (is_owed and any(gone)), f"{machine.name} evicted {id_key!r}, which is owed"
+        return id_key, *gone
+
     def _retry(self, machine: Machine, step: Step) -> object:
         """retrydoc: what a mirror refused is tried again."""
         if not self._can_save(machine):

@@ -22,13 +22,14 @@ WEIGHTS: dict[str, float] = {
     # People
     "mode": 2, "demote": 0.7, "backup": 1.5, "restore": 1.6, "copy": 0.3, "join": 0.7, "depart": 0.7,
 }
-"""How often each kind of step comes. Evictions get their steps here once the package has them."""
+"""How often each kind of step comes."""
 FEATURES: dict[str, dict[str, float]] = {
     "scopes": {"scope": 20},
     "acks": {"lose": 6},
     "partings": {"lose": 6, "retire": 4, "delpeer": 3},
     "crowds": {"crowd": 5, "retry": 10},
     "merges": {},
+    "evictions": {"evict": 12},
 }
 """What only some seeds have, each in a share of them, and the steps that come with it."""
 FEATURE_SHARE = 0.25
@@ -56,7 +57,8 @@ class Setup:
     """Each mirror knows those before it; else it knows all, and peers know one."""
     features: frozenset[str] = frozenset()
     """Of FEATURES. scopes: peers limit their index; acks: two mirrors must have a change; partings: mirrors leave, and
-    addresses are taken back; crowds: more concurrent revisions than a mirror takes; merges: functions that merge."""
+    addresses are taken back; crowds: more concurrent revisions than a mirror takes; merges: functions that merge;
+    evictions: peers give up bodies."""
     acks: int = 1
     is_merging_alike: bool = True
     """Merge functions agree; else each node's gives something else."""

@@ -194,6 +194,16 @@ def _shard_not_flushed(write_shard: Any) -> Any:
     return broken
 
 
+def _evicted_anyway(_: Any) -> Any:
+    def evict(self: Replica, id_key: bytes) -> bool:
+        entry = self.store.find(id_key)
+        if entry is not None:
+            self.ledger.evict(id_key, entry)
+        return False
+
+    return evict
+
+
 def _forgotten_notes(_: Any) -> Any:
     def broken(self: Replica, notes: dict[str, bytes]) -> None:
         with contextlib.suppress(StorageError):
@@ -257,5 +267,6 @@ BUGS: dict[str, Bug] = {
     "not-offered": Bug("what a lost mirror had is not offered to the next", (Outbox,), "on_caught_up", _nothing),
     "learned-again": Bug("an address that was taken back is learned again", (Membership,), "_is_usable",
                          _usable_when_banned),
+    "owed-evicted": Bug("what no mirror has yet may be evicted", (Replica,), "evict", _evicted_anyway),
     "notes-lost": Bug("a note that a full disk refused is forgotten", (Replica,), "_write_notes", _forgotten_notes),
 }
