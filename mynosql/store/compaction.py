@@ -13,7 +13,7 @@ from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
 from mynosql.store.garbage import Choice, Situation, choose
 from mynosql.store.index import Index
-from mynosql.store.rewriting import RewriteJob, RewritePlan, has_sealed_journals
+from mynosql.store.rewriting import DAMAGED_NOTE, RewriteJob, RewritePlan, has_sealed_journals, unpack_numbers
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BLOCK_BYTES_MAX, parse_shard_name, shard_name
 from mynosql.store.types import StoreOptions
@@ -46,6 +46,7 @@ class Compactor:
         self._rest_until = float("-inf")
         self._began: float | None = None
         """When the last job was made, while it is not known how long it took."""
+        self._shards_kept = frozenset(unpack_numbers(index.note(DAMAGED_NOTE)))
         self._unreadable: set[int] = set()
         self._done: set[int] = set()
         """Segments that were written again since somebody asked: once is enough, or saves could keep it going."""
@@ -54,7 +55,10 @@ class Compactor:
 
     def on_sealed(self, shard_number: int) -> None:
         """The segments are others than before. shard_number: the shard that is appended to."""
-        self._is_open = self.is_asked or self._choose(shard_number) is not None
+        try:
+            self._is_open = self.is_asked or self._choose(shard_number) is not None
+        except StorageError:  # the folder cannot be listed: no reason to stop saving
+            self._is_open = False
 
     def ask(self) -> None:
         """All that can be given back is wanted now."""
@@ -65,11 +69,15 @@ class Compactor:
 
     def is_worth_at_close(self) -> bool:
         """More than half is garbage, and little else."""
+        try:
+            held = sum(self._shard_bytes().values())
+        except StorageError:
+            return False
         used = sum(usage.bytes for usage in self._index.usage())
         dead = sum(segment.dead for segment in self._sealed.segments)
         rows = sum(segment.row_count for segment in self._sealed.segments)
         live = used * (rows - dead) // rows if rows else 0
-        return live <= CLOSE_BYTES_MAX and sum(self._shard_bytes().values()) > 2 * live + CLOSE_BYTES_MIN
+        return live <= CLOSE_BYTES_MAX and held > 2 * live + CLOSE_BYTES_MIN
 
     def next_due(self, now: float) -> float | None:
         """When job() is worth calling; None: not before something is sealed or asked."""
@@ -91,13 +99,17 @@ class Compactor:
             return None
         if self.is_asked and self._asked_until is None:
             self._asked_until = self._index.last_segment
-        choice = self._choose(shard_number)
-        self._is_open = choice is not None
-        if choice is None:
-            self.is_asked = False
-            return None
-        if has_sealed_journals(self._files, self._index.journal_sealed):
-            self._rest_until = now + JOURNAL_WAIT_S  # an fsync of one is under way: it goes after that
+        try:
+            choice = self._choose(shard_number)
+            self._is_open = choice is not None
+            if choice is None:
+                self.is_asked = False
+                return None
+            if has_sealed_journals(self._files, self._index.journal_sealed):
+                self._rest_until = now + JOURNAL_WAIT_S  # an fsync of one is under way: it goes after that
+                return None
+        except StorageError as error:
+            self._give_up(error)
             return None
         self._began = now
         return RewriteJob(self._files, self._index, RewritePlan(
@@ -105,7 +117,7 @@ class Compactor:
             # Who asked wants the old file gone: all that was in it goes to a new one.
             shard_number=shard_number + (choice.is_new_shard or (self.is_asked and not self._done)),
             preset=PRESET_ASKED if self.is_asked or is_idle else PRESET_BUSY, owed=dict(self._sealed.owed),
-            pause=(lambda: None) if self.is_asked else self._options.pause,
+            shards_kept=self._shards_kept, pause=(lambda: None) if self.is_asked else self._options.pause,
         ), BLOCK_BYTES_MAX)
 
     def _choose(self, shard_number: int) -> Choice | None:
@@ -118,14 +130,12 @@ class Compactor:
         ), is_asked=self.is_asked)
 
     def _shard_bytes(self) -> dict[int, int]:
-        names = self._files.list()
-        return {
-            number: self._files.size(name) for name in names if (number := parse_shard_name(name)) is not None
-        }
+        numbers = {number for name in self._files.list() if (number := parse_shard_name(name)) is not None}
+        return {number: self._files.size(shard_name(number)) for number in numbers - self._shards_kept}
 
     def commit(self, job: RewriteJob) -> None:
         """The new segment stands where the old ones did. Raises StorageError: nothing changed."""
-        emptied = job.commit(self._shard_bytes())
+        emptied = job.commit()
         numbers = {segment.number for segment in job.plan.group}
         sealed = self._sealed
         segments = [segment for segment in sealed.segments if segment.number not in numbers]
@@ -153,6 +163,9 @@ class Compactor:
             self._sealed.note_problem(error)
             self._unreadable |= {segment.number for segment in job.plan.group}
         else:
-            self.error = error
-            self._is_open = self.is_asked = False
+            self._give_up(error)
             self._rest_until = (self._began or 0.0) + FULL_REST_S
+
+    def _give_up(self, error: StorageError) -> None:
+        self.error = error
+        self._is_open = self.is_asked = False

@@ -21,7 +21,7 @@ from mynosql.store.frames import JournalReader, parse_journal_name
 from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
 from mynosql.store.journal import unpack_frame_content
 from mynosql.store.placing import Placer, places_of
-from mynosql.store.rewriting import APPENDED_NOTE, RewriteJob, RewritePlan, pack_place
+from mynosql.store.rewriting import APPENDED_NOTE, DAMAGED_NOTE, RewriteJob, RewritePlan, pack_numbers, pack_place
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, pack_owed
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BlockHead, BlockRef
@@ -53,6 +53,8 @@ class Rebuilder:
     def __init__(self, files: Files, index: Index, progress: Callable[[int, int], None] | None) -> None:
         self._files, self._index, self._progress = files, index, progress
         self.problems: list[Problem] = []
+        self._damaged: set[int] = set()
+        """Shards with bytes that cannot be read."""
         self._filter = Filter()
         self._segments: list[Segment] = []
         """In the order of the file, and numbered by it until all are known."""
@@ -75,6 +77,7 @@ class Rebuilder:
         tally = self._count(node)
         self._index.commit(Commit(notes={
             TALLY_NOTE: tally.pack(), OWED_NOTE: pack_owed(self._owed), APPENDED_NOTE: self._scanned(),
+            DAMAGED_NOTE: pack_numbers(self._damaged),
             REBUILDING_NOTE: b"",
         }))
 
@@ -112,6 +115,7 @@ class Rebuilder:
                 head = shard.read_head(self._files, ref)
             except StorageCorrupt as error:
                 self.problems.append(Problem(error.path, error.offset, str(error), 0))
+                self._damaged.add(number)
                 offset = self._next_block(number, offset + 1, size)
                 continue
             yield ref, head
@@ -204,11 +208,11 @@ class Rebuilder:
             job = RewriteJob(self._files, self._index, RewritePlan(
                 group=group, segments=self._index.segments(), block_first=self._index.last_block + 1,
                 shard_number=max(usage.shard for usage in self._index.usage()), preset=1, owed=self._owed,
-                pause=lambda: None,
+                shards_kept=frozenset(usage.shard for usage in self._index.usage()) | self._damaged, pause=lambda: None,
             ), shard.BLOCK_BYTES_MAX)
             try:
                 job.run()
-                job.commit({})
+                job.commit()
             except StorageCorrupt as error:
                 self.problems.append(Problem(error.path, error.offset, str(error), 0))
                 continue

@@ -19,7 +19,14 @@ from mynosql.store.frames import FRAME_HEADER, Frame, JournalReader, journal_nam
 from mynosql.store.index import Commit, Index
 from mynosql.store.journal import FrameContent, unpack_frame_content
 from mynosql.store.memtable import JOURNALED_BYTES_MAX, spot_of
-from mynosql.store.rewriting import APPENDED_NOTE, EMPTIED_NOTE, REWRITING_NOTE, unpack_emptied, unpack_place
+from mynosql.store.rewriting import (
+    APPENDED_NOTE,
+    DAMAGED_NOTE,
+    EMPTIED_NOTE,
+    REWRITING_NOTE,
+    unpack_numbers,
+    unpack_place,
+)
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, unpack_owed
 from mynosql.store.sealed import Sealed, complete_filter
 from mynosql.store.shard import FILE_HEADER, parse_shard_name, shard_name
@@ -49,13 +56,14 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     tally_data, owed_data = notes.pop(TALLY_NOTE, b""), notes.pop(OWED_NOTE, b"")
     appended_data, emptied_data = notes.pop(APPENDED_NOTE, b""), notes.pop(EMPTIED_NOTE, b"")
     is_rewriting = bool(notes.pop(REWRITING_NOTE, b""))
+    notes.pop(DAMAGED_NOTE, b"")
     filter, covered = _load_filter(files)
     sealed = Sealed(files, index, filter, options)
     try:
         tally = Tally.unpack(tally_data) if tally_data else Tally()
         sealed.owed = unpack_owed(owed_data)
         appended = unpack_place(appended_data) if appended_data else (0, 0)
-        emptied = unpack_emptied(emptied_data)
+        emptied = unpack_numbers(emptied_data)
     except (ValueError, struct.error) as error:
         text = f"its counters cannot be read ({error}); run checkdb"
         raise StorageCorrupt(files.path("index"), None, text) from error

@@ -10,7 +10,7 @@ compaction.py and sealer.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from operator import itemgetter
@@ -32,6 +32,8 @@ REWRITING_NOTE = ".rewriting"
 """Shard and size from which on a copy is being appended that no commit knows yet."""
 EMPTIED_NOTE = ".emptied"
 """Shards of which the last commit left nothing: their files may go."""
+DAMAGED_NOTE = ".damaged"
+"""Shards with bytes that an index made anew could not read: their files stay, whatever else becomes of them."""
 APPENDED_NOTE = ".scanned"
 """Shard and size up to which the index has seen everything, sound or not."""
 _PLACE = struct.Struct("<QQ")
@@ -50,8 +52,13 @@ def unpack_place(data: bytes) -> tuple[int, int]:
     return number, size
 
 
-def unpack_emptied(data: bytes) -> list[int]:
-    """Numbers of EMPTIED_NOTE; struct.error when it is something else."""
+def pack_numbers(numbers: Iterable[int]) -> bytes:
+    """The value of EMPTIED_NOTE and DAMAGED_NOTE."""
+    return b"".join(map(_NUMBER.pack, sorted(numbers)))
+
+
+def unpack_numbers(data: bytes) -> list[int]:
+    """Raises struct.error when it is not what pack_numbers made."""
     return [number for (number,) in _NUMBER.iter_unpack(data)]
 
 
@@ -66,6 +73,8 @@ class RewritePlan:
     shard_number: int
     preset: int
     owed: Mapping[int, int]
+    shards_kept: frozenset[int]
+    """Shards whose files stay, though nothing may be left in them."""
     pause: Callable[[], None]
     """Called after each block: others want the processor and the disk, too."""
 
@@ -97,13 +106,17 @@ class RewriteJob:
         self._kept: list[tuple[int, int]] = []
         """Short hash and old place of each row, in the order of the new ones."""
         self._end = 0
+        self._shards: set[int] = set()
+        """All that there were when the job began."""
         self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES)
 
     def run(self) -> None:
         """The copy is on the disk; nothing refers to it. Raises StorageFull, StorageFailed, StorageCorrupt."""
         plan, files = self.plan, self._files
         name = shard.shard_name(plan.shard_number)
-        is_new = name not in files.list()
+        names = files.list()
+        is_new = name not in names
+        self._shards = {number for found in names if (number := shard.parse_shard_name(found)) is not None}
         self._end = 0 if is_new else files.size(name)
         if not plan.group:
             return
@@ -137,14 +150,14 @@ class RewriteJob:
             len(self._kept),
         )
 
-    def commit(self, shard_bytes: Mapping[int, int]) -> list[int]:
+    def commit(self) -> list[int]:
         """The new segment counts, the old ones are gone; returns shards of which nothing is left. Under the lock.
 
-        shard_bytes: all shard files. Raises StorageFull (nothing changed), StorageFailed, StorageCorrupt.
+        Raises StorageFull (nothing changed), StorageFailed, StorageCorrupt.
         """
         plan, group = self.plan, self.plan.group
         numbers = {segment.number for segment in group}
-        emptied = set(shard_bytes) - {plan.shard_number}
+        emptied = self._shards - {plan.shard_number} - plan.shards_kept
         emptied -= {usage.shard for usage in self._index.usage() if usage.segment not in numbers}
         if not group and not emptied:
             return []
@@ -157,7 +170,7 @@ class RewriteJob:
             twins_removed=twins_removed, dead=self.dead, segments_removed=sorted(numbers), notes={
                 OWED_NOTE: pack_owed(owed), REWRITING_NOTE: b"",
                 APPENDED_NOTE: pack_place(plan.shard_number, self._end),
-                EMPTIED_NOTE: b"".join(map(_NUMBER.pack, sorted(emptied))),
+                EMPTIED_NOTE: pack_numbers(emptied),
             },
         ))
         return sorted(emptied)

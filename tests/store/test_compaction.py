@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mynosql.errors import StorageFailed
 from mynosql.store.compaction import CLOSE_BYTES_MAX
 from mynosql.store.rewriting import RewriteJob
 from mynosql.store.store import Store, StoreOptions
@@ -72,3 +75,27 @@ def test_closing_leaves_no_garbage_where_that_is_quick() -> None:
     store.close()
     (shard,) = [name for name in files.list() if name.startswith("shard")]
     assert files.size(shard) < 8_000
+
+
+def test_a_folder_that_cannot_be_listed_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, files, _ = open_memory(options=OPTIONS)
+    store.put([row_of("a", 1)])
+    job = store.seal_job(0.0, force=True)
+    assert job is not None
+    job.run()
+
+    def fail() -> list[str]:
+        raise StorageFailed("input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "list", fail)
+        store.finish(job)
+        store.put([row_of("a", 2)])
+        assert store.next_due(1.0) == 61.0
+        store.ask_compaction()
+        seal(store)
+        assert store.seal_job(1.0) is None
+        assert isinstance(store.compaction_error, StorageFailed)
+    assert store.read_only_reason is None
+    store.ask_compaction()
+    assert store.seal_job(2.0) is not None

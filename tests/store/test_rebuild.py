@@ -161,3 +161,19 @@ def test_progress_is_told() -> None:
     Rebuilder(files, MemoryIndex(), lambda done, total: told.append((done, total))).run({}, node=None)
     assert told[-1][0] == told[-1][1] > 0
     assert [done / total for done, total in told] == sorted(done / total for done, total in told)
+
+
+def test_a_shard_with_damage_stays_when_all_that_could_be_read_of_it_is_written_elsewhere() -> None:
+    before, files, _ = history(2)
+    before.close()
+    (name,) = [found for found in files.list() if found.startswith("shard")]
+    files.damage(name, files.size(name) - 40, b"\xff" * 20)
+    store, index = rebuilt(files)
+    assert store.problems
+    store.ask_compaction()
+    while (job := store.seal_job(0.0)) is not None:
+        job.run()
+        store.finish(job)
+    assert files.size(name) > 0, "somebody may know how to read it"
+    assert Store.open(files, index.crash(), SMALL, node=NODE).counters == store.counters
+    assert name in files.list()
