@@ -25,6 +25,7 @@ from mynosql.errors import (
     RecordUnavailable,
     StorageCorrupt,
 )
+from mynosql.exporting import export_records, import_records
 from mynosql.feed import Feed, Watchers
 from mynosql.idkey import all_range, pack_id, prefix_range, unpack_id
 from mynosql.ledger import Save, check_given
@@ -494,6 +495,23 @@ class MyNoSQL:
     def checkdb(self, progress: Callable[[int, int], None] | None = None) -> CheckReport:
         """Every byte of the folder is read and compared; returns what is wrong. progress is called with (done, all)."""
         return self._node().check(progress)
+
+    def exportdb(self, file: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> int:
+        """All live records are in the file, in id order, without their revs; returns how many.
+
+        file: a name that ends in .jsonl keeps every type; .csv is for spreadsheets and comes back equal, too, but
+        for the order of the fields; their names must be text. A peer fetches what it does not hold. An existing file is replaced once all is written.
+        progress: (records done, all). Raises RecordUnavailable, OptionInvalid, StorageFull, StorageFailed.
+        """
+        return export_records(self, file, progress)
+
+    def importdb(self, file: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> int:
+        """Every record of a file like exportdb's is saved, over what its id had; returns how many there were.
+
+        Records without an id get one. What is here already with the same content is no change, so an import may be
+        done again. progress: (bytes read, all). Raises RecordInvalid with the line; what stands before it is saved.
+        """
+        return import_records(self, file, progress)
 
     def compactdb(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Give back, now, the disk space of replaced revisions and join small segments; else it happens by and by.

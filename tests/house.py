@@ -18,15 +18,18 @@ PACKAGE = "mynosql"
 FLOORS = {
     **dict.fromkeys(
         (
-            "address", "batch", "clock", "codec", "collector", "columns", "errors", "fields", "idkey", "options",
-            "record", "registry", "revision", "row", "scalars", "scope", "turns", "views",
+            "address", "batch", "clock", "codec", "collector", "columns", "errors", "fields", "idkey", "jsonform",
+            "options", "record", "registry", "revision", "row", "scalars", "scope", "turns", "views",
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
     **dict.fromkeys(("ledger", "replica", "scoping"), 2),
     "net": 3,
     **dict.fromkeys(
-        ("bridge", "control", "database", "feed", "merging", "opened", "parallel", "rejecting", "workers"), 4
+        (
+            "bridge", "control", "database", "exporting", "feed", "merging", "opened", "parallel", "rejecting",
+            "workers",
+        ), 4,
     ),
     **dict.fromkeys(("cli", "__main__"), 5),
 }

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from mynosql.cli import jsonform
+from mynosql import jsonform
 from mynosql.cli.access import CONTACT_TIMEOUT_S, Access, reach
 from mynosql.cli.exits import NOT_FOUND, OK
 from mynosql.control import NOW

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mynosql.cli import jsonform
+from mynosql import jsonform
 from mynosql.cli.access import Access, reach
 from mynosql.cli.commands import fields_of, find_id, id_text, print_json, wait_for_delivery
 from mynosql.cli.exits import OK

@@ -23,6 +23,7 @@ JSON: values that JSON does not have are objects with one key:
   {"$bytes": base64} {"$bytearray": base64} {"$tuple": [...]} {"$set": [...]} {"$frozenset": [...]}
   {"$decimal": "1.50"} {"$fraction": "1/3"} {"$complex": [re, im]} {"$uuid": ...} {"$date": ...} {"$time": ...}
   {"$datetime": ...} {"$timedelta": [days, seconds, microseconds]} {"$float": "nan" | "inf" | "-inf"} {"$int": "0x..."}
+  {"$packed": base64}
   {"$dict": [[key, value], ...]} for a dict whose keys are not all strings, or that looks like one of these.
 put reads the same. An ID is a string; with --id-json it is JSON: 17, true, {"$tuple": ["a", 1]}.
 """

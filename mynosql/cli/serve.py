@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import mynosql
-from mynosql.cli import jsonform
+from mynosql import jsonform
 from mynosql.cli.access import security_options
 
 LOOK_INTERVAL_S = 1.0

@@ -10,7 +10,7 @@ from mynosql.cli.main import main
 
 
 def test_help_names_every_exit_code_and_every_tag(capsys: pytest.CaptureFixture[str]) -> None:
-    from mynosql.cli import jsonform
+    from mynosql import jsonform
 
     assert main(["--help"]) == exits.OK
     text = capsys.readouterr().out

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mynosql.cli import jsonform
+from mynosql import jsonform
 
 VALUES = [
     None, True, 0, -7, 2**70, 10**5000, 1.5, -0.0, math.inf, -math.inf, 1e300, 2 + 3j, complex(math.inf, -1),

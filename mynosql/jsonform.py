@@ -3,7 +3,7 @@
 A tagged value is an object with a single key that starts with "$", such as {"$bytes": "aGk="}; TAGS lists them all.
 A dict that JSON cannot hold (keys that are not strings, or a single key that looks like a tag) is
 {"$dict": [[key, value], ...]}. What to_json gives, from_json turns back into an equal value of the same type.
-Pure: no I/O. Used by the commands that print and read records.
+Pure: no I/O. Used by the commands that print and read records, and by exporting.py.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import binascii
 import json
 import math
 import re
+import struct
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from mynosql.codec import pack_value, unpack_value
 from mynosql.errors import OptionInvalid
+from mynosql.registry import find_registered
 
 INT_BITS_PLAIN_MAX = 4096
 """Longer integers are written in hexadecimal: Python refuses decimal text of more than 4,300 digits."""
 
+_FLOAT = struct.Struct(">d")
+_NAN = _FLOAT.pack(math.nan)
+"""Any other NaN is written by its bits."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -44,7 +50,7 @@ def to_json(value: Any) -> Any:
         return _dict_to_json(value)
     write = _WRITERS.get(kind)
     if write is None:
-        return {"$repr": repr(value)}
+        return {"$repr": repr(value)} if find_registered(kind) is None else _packed(value)
     return write(value)
 
 
@@ -113,16 +119,31 @@ def _int_to_json(value: int) -> Any:
 
 
 def _float_to_json(value: float) -> Any:
-    return value if math.isfinite(value) else {"$float": repr(value)}
+    if math.isfinite(value):
+        return value
+    bits = _FLOAT.pack(value)
+    return {"$float": repr(value) if value == value or bits == _NAN else bits.hex()}
 
 
 def _zoned(tag: str, value: datetime | time) -> Any:
     """ISO text; with the name of its zone, and fold, where the text alone would lose them."""
     zone = value.tzinfo.key if isinstance(value.tzinfo, ZoneInfo) else None
+    if isinstance(value.tzinfo, timezone) and value.tzinfo != timezone.utc and not _is_plain_offset(value.tzinfo):
+        return _packed(value)
     if zone is None and not value.fold:
         return {tag: value.isoformat()}
     bare = value if zone is None else value.replace(tzinfo=None)
     return {tag: [bare.isoformat(), zone, value.fold]}
+
+
+def _is_plain_offset(zone: timezone) -> bool:
+    """ISO text has all of it: whole seconds, and no name of its own."""
+    offset = zone.utcoffset(None)
+    return not offset.microseconds and zone.tzname(None) == timezone(offset).tzname(None)
+
+
+def _packed(value: Any) -> Any:
+    return {"$packed": base64.b64encode(pack_value(value)).decode("ascii")}
 
 
 def _sorted_items(value: Any) -> list[Any]:
@@ -189,9 +210,12 @@ def _pairs(held: Any) -> dict[Any, Any]:
 
 
 def _float(held: Any) -> float:
-    if held not in ("nan", "inf", "-inf"):
-        raise JsonInvalid(f'expected "nan", "inf" or "-inf", found {json.dumps(held)[:80]}')
-    return float(held)
+    if held in ("nan", "inf", "-inf"):
+        return float(held)
+    if isinstance(held, str) and len(held) == 2 * _FLOAT.size:
+        value: float = _FLOAT.unpack(bytes.fromhex(held))[0]
+        return value
+    raise JsonInvalid(f'expected "nan", "inf", "-inf" or 16 hexadecimal digits, found {json.dumps(held)[:80]}')
 
 
 def _complex(held: Any) -> complex:
@@ -233,6 +257,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$time": lambda h: _moment(h, time),
     "$datetime": lambda h: _moment(h, datetime),
     "$timedelta": lambda h: timedelta(*_items(h, 3)),
+    "$packed": lambda h: unpack_value(_bytes(h)),
     "$repr": _repr,
 }
 TAGS = tuple(_READERS)
