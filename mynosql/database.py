@@ -499,8 +499,9 @@ class MyNoSQL:
     def exportdb(self, file: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> int:
         """All live records are in the file, in id order, without their revs; returns how many.
 
-        file: a name that ends in .jsonl keeps every type; .csv is for spreadsheets and comes back equal, too, but
-        for the order of the fields; their names must be text. A peer fetches what it does not hold. An existing file is replaced once all is written.
+        file: a name that ends in .jsonl keeps every type; .csv is for spreadsheets and comes back equal, too, but for
+        the order of the fields; their names must be text. A peer fetches what it does not hold. An existing file is
+        replaced once all is written.
         progress: (records done, all). Raises RecordUnavailable, OptionInvalid, StorageFull, StorageFailed.
         """
         return export_records(self, file, progress)

@@ -31,6 +31,10 @@ def content(db: Any) -> dict[Any, Any]:
     return {id: {name: value for name, value in db.readdoc(id).items() if name != "rev"} for id in db}
 
 
+def sorted_fields(records: dict[Any, Any]) -> dict[Any, Any]:
+    return {id: sorted(record.items(), key=itemgetter(0)) for id, record in records.items()}
+
+
 def emptied(db: Any) -> Any:
     for id in list(db):
         db.deletedoc(id)
@@ -63,7 +67,7 @@ def test_what_is_exported_and_imported_is_the_same(one: Any, other: Any, folders
         assert other.importdb(path) == len(records)
         there, here = content(other), content(one)
         if ending == "csv":  # the fields of all records stand in one order there
-            there, here = ({id: sorted(record.items(), key=itemgetter(0)) for id, record in found.items()} for found in (there, here))
+            there, here = sorted_fields(there), sorted_fields(here)
         assert is_same(there, here)
 
     check()
