@@ -124,6 +124,6 @@ def test_small_records_pass_a_large_one_and_a_cut_costs_a_few_pieces(
 
         assert mirror.readdoc("large")["bytes"] == large
         assert spent < LARGE_BYTES + (4 << 20), f"{(spent - LARGE_BYTES) >> 10} KiB more than the record"
-        # The writer knows that the mirror has it; the news of it is another socket's, and still under way to the reader.
+        # That the mirror has it was told to the writer; the news of it may still be under way to the reader.
         wait_until(lambda: "large" in reader and all(f"small/{number}" in reader for number in range(50)), 60)
         assert reader.readdoc("large", timeout=60)["bytes"] == large
