@@ -1,0 +1,93 @@
+"""Comparing two indexes by ranges of the id hash: which entries differ, found in a few round trips and few bytes.
+
+Owns the descent of one comparison: the ranges still to be looked into. Pure; both indexes are reached only through
+sums and entries of ranges that the caller brings. A range is (bits, prefix): all hashes that begin with these bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+SPLIT_BITS = 4
+FIRST_SPLIT_BITS = 8
+LISTED_MAX = 32
+"""A range in which neither side has more entries is listed instead of split."""
+BITS_MAX = 16
+"""Sums of ranges finer than this are not kept: those are listed whatever their size."""
+
+
+class Range(NamedTuple):
+    """All hashes whose first `bits` bits are `prefix`."""
+
+    bits: int
+    prefix: int
+
+
+class Sum(NamedTuple):
+    """How many entries a range has, and their digests added up mod 2^128."""
+
+    count: int
+    total: int
+
+
+class Item(NamedTuple):
+    """One entry: unsigned 64-bit id hash, and revision.entry_digest."""
+
+    id_hash: int
+    digest: bytes
+
+
+class Question(NamedTuple):
+    """One round trip: the sums of some ranges and the entries of others, empty ones when all is known."""
+
+    sums: tuple[Range, ...]
+    lists: tuple[Range, ...]
+
+
+class Comparison:
+    """Our side of one comparison: ask for `question`, give the answer to `take`, until the question is empty."""
+
+    def __init__(
+        self, sum_of: Callable[[Range], Sum], items_of: Callable[[Range], Sequence[Item]]
+    ) -> None:
+        self._sum_of = sum_of
+        self._items_of = items_of
+        self.question = Question((Range(0, 0),), ())
+        self.only_here: list[Item] = []
+        """Entries that they have not, or have with other leaves."""
+        self.only_there: list[Item] = []
+        """Entries of theirs that we have not, or have with other leaves."""
+
+    @property
+    def is_done(self) -> bool:
+        return not self.question.sums and not self.question.lists
+
+    def take(self, sums: Sequence[Sum], lists: Sequence[Sequence[Item]]) -> None:
+        """The answer, in the order of the question. ValueError: it does not answer it; nothing was taken."""
+        asked = self.question
+        if len(sums) != len(asked.sums) or len(lists) != len(asked.lists):
+            raise ValueError("an answer to another question")
+        for part, items in zip(asked.lists, lists, strict=True):
+            if any(item.id_hash >> 64 - part.bits != part.prefix for item in items):
+                raise ValueError("an entry outside the range that was asked for")
+        for part, items in zip(asked.lists, lists, strict=True):
+            here, there = set(self._items_of(part)), set(items)
+            self.only_here += sorted(here - there)
+            self.only_there += sorted(there - here)
+        deeper: list[Range] = []
+        listed: list[Range] = []
+        for part, theirs in zip(asked.sums, sums, strict=True):
+            ours = self._sum_of(part)
+            if ours == theirs:
+                continue
+            if max(ours.count, theirs.count) <= LISTED_MAX or part.bits >= BITS_MAX:
+                listed.append(part)
+            else:
+                deeper += _split(part)
+        self.question = Question(tuple(deeper), tuple(listed))
+
+
+def _split(part: Range) -> list[Range]:
+    more = FIRST_SPLIT_BITS if part.bits == 0 else SPLIT_BITS
+    return [Range(part.bits + more, part.prefix << more | low) for low in range(1 << more)]

@@ -1,0 +1,101 @@
+"""sync.reconciling: what differs is found, in few round trips and few bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from mynosql.store.sums import BUCKET_BITS, RangeSums
+from mynosql.sync.reconciling import BITS_MAX, Comparison, Item, Range, Sum
+
+
+class Side:
+    """An index: sums from RangeSums, entries by bucket; counts how many entries it had to read."""
+
+    def __init__(self, entries: dict[int, bytes]) -> None:
+        self.read = 0
+        self._sums = RangeSums()
+        self._buckets: dict[int, list[Item]] = {}
+        for key, digest in entries.items():
+            self._sums.change(key, None, digest)
+            self._buckets.setdefault(key >> 64 - BUCKET_BITS, []).append(Item(key, digest))
+
+    def sum_of(self, part: Range) -> Sum:
+        return Sum(*self._sums.sum_of(*part))
+
+    def items_of(self, part: Range) -> Sequence[Item]:
+        first = part.prefix << BUCKET_BITS - part.bits
+        found = [
+            item for bucket in range(first, first + (1 << BUCKET_BITS - part.bits))
+            for item in self._buckets.get(bucket, ())
+        ]
+        self.read += len(found)
+        return found
+
+
+def compare(here: Side, there: Side) -> tuple[Comparison, int, int]:
+    """The finished comparison, its round trips, and its bytes: 4 a range asked for, 20 a sum, 24 an entry."""
+    comparison = Comparison(here.sum_of, here.items_of)
+    trips = size = 0
+    while not comparison.is_done:
+        question = comparison.question
+        sums = [there.sum_of(part) for part in question.sums]
+        lists = [there.items_of(part) for part in question.lists]
+        trips += 1
+        size += 4 * (len(sums) + len(lists)) + 20 * len(sums) + sum(24 * len(items) for items in lists)
+        comparison.take(sums, lists)
+    return comparison, trips, size
+
+
+def two_sides(count: int, differences: int, seed: int = 1) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """Indexes of `count` entries: of the differences a third each lacks here, lacks there, has other leaves."""
+    rng = random.Random(seed)
+    here = {rng.getrandbits(64): rng.randbytes(16) for _ in range(count)}
+    there = dict(here)
+    for position, key in enumerate(rng.sample(list(here), differences)):
+        if position % 3 == 0:
+            del here[key]
+        elif position % 3 == 1:
+            del there[key]
+        else:
+            there[key] = rng.randbytes(16)
+    return here, there
+
+
+@pytest.mark.parametrize(("count", "differences"), [(0, 0), (1, 1), (40, 3), (5000, 0), (5000, 2000), (100_000, 100)])
+def test_exactly_what_differs_is_found(count: int, differences: int) -> None:
+    here, there = two_sides(count, differences)
+    comparison, trips, size = compare(Side(here), Side(there))
+    assert set(comparison.only_here) == {Item(*entry) for entry in here.items() - there.items()}
+    assert set(comparison.only_there) == {Item(*entry) for entry in there.items() - here.items()}
+    if differences == 0:
+        assert trips == 1
+    if differences <= 100:
+        assert trips <= 7
+        assert size < 256 << 10
+
+
+def test_neither_side_reads_its_whole_index() -> None:
+    here, there = (Side(entries) for entries in two_sides(100_000, 100))
+    compare(here, there)
+    assert max(here.read, there.read) < 10_000
+
+
+def test_the_ranges_with_sums_are_those_of_the_store() -> None:
+    assert BITS_MAX == BUCKET_BITS
+
+
+def test_an_answer_to_another_question_is_refused() -> None:
+    side = Side({1: b"a" * 16})
+    comparison = Comparison(side.sum_of, side.items_of)
+    with pytest.raises(ValueError, match="another question"):
+        comparison.take([], [])
+    comparison.take([Sum(40, 3)], [])
+    assert not comparison.is_done
+    split = comparison.question.sums
+    comparison.take([side.sum_of(part) if part.prefix else Sum(1, 5) for part in split], [])
+    with pytest.raises(ValueError, match="outside"):
+        comparison.take([], [[Item((1 << 64) - 1, b"b" * 16)]])
+    assert comparison.only_there == []
