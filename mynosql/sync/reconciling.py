@@ -6,6 +6,7 @@ sums and entries of ranges that the caller brings. A range is (bits, prefix): al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,10 @@ LISTED_MAX = 32
 """A range in which neither side has more entries is listed instead of split."""
 BITS_MAX = 16
 """Sums of ranges finer than this are not kept: those are listed whatever their size."""
+SUMS_MAX = 2048
+"""Ranges of one question whose sums are asked for: its answer takes 40 KiB."""
+LISTS_MAX = 128
+"""Ranges of one question that are listed: looking up 2,000 entries is what one answer may cost at 1 M records."""
 
 
 class Range(NamedTuple):
@@ -27,7 +32,7 @@ class Range(NamedTuple):
 class Sum(NamedTuple):
     """How many entries a range has, and their digests added up mod 2^128."""
 
-    count: int
+    entry_count: int
     total: int
 
 
@@ -49,11 +54,15 @@ class Comparison:
     """Our side of one comparison: ask for `question`, give the answer to `take`, until the question is empty."""
 
     def __init__(
-        self, sum_of: Callable[[Range], Sum], items_of: Callable[[Range], Sequence[Item]]
+        self, sum_of: Callable[[Range], Sum], items_of: Callable[[Range], Sequence[Item]], *, differences_max: int
     ) -> None:
+        """differences_max: with more of them a plain pull costs less, and the comparison ends as given up."""
         self._sum_of = sum_of
         self._items_of = items_of
-        self.question = Question((Range(0, 0),), ())
+        self._differences_max = differences_max
+        self._to_sum: deque[Range] = deque([Range(0, 0)])
+        self._to_list: deque[Range] = deque()
+        self.question = self._next_question()
         self.only_here: list[Item] = []
         """Entries that they have not, or have with other leaves."""
         self.only_there: list[Item] = []
@@ -61,7 +70,16 @@ class Comparison:
 
     @property
     def is_done(self) -> bool:
+        """Nothing is left to ask; what differs is known unless is_given_up."""
         return not self.question.sums and not self.question.lists
+
+    @property
+    def is_given_up(self) -> bool:
+        """More differs than differences_max."""
+        return len(self.only_here) + len(self.only_there) > self._differences_max
+
+    def _next_question(self) -> Question:
+        return Question(_take(self._to_sum, SUMS_MAX), _take(self._to_list, LISTS_MAX))
 
     def take(self, sums: Sequence[Sum], lists: Sequence[Sequence[Item]]) -> None:
         """The answer, in the order of the question. ValueError: it does not answer it; nothing was taken."""
@@ -75,17 +93,22 @@ class Comparison:
             here, there = set(self._items_of(part)), set(items)
             self.only_here += sorted(here - there)
             self.only_there += sorted(there - here)
-        deeper: list[Range] = []
-        listed: list[Range] = []
+        if self.is_given_up:
+            self.question = Question((), ())
+            return
         for part, theirs in zip(asked.sums, sums, strict=True):
             ours = self._sum_of(part)
             if ours == theirs:
                 continue
-            if max(ours.count, theirs.count) <= LISTED_MAX or part.bits >= BITS_MAX:
-                listed.append(part)
+            if max(ours.entry_count, theirs.entry_count) <= LISTED_MAX or part.bits >= BITS_MAX:
+                self._to_list.append(part)
             else:
-                deeper += _split(part)
-        self.question = Question(tuple(deeper), tuple(listed))
+                self._to_sum += _split(part)
+        self.question = self._next_question()
+
+
+def _take(waiting: deque[Range], count_max: int) -> tuple[Range, ...]:
+    return tuple(waiting.popleft() for _ in range(min(count_max, len(waiting))))
 
 
 def _split(part: Range) -> list[Range]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
-from mynosql.store.sums import BUCKET_BITS, PAGE_BYTES, RangeSums
+from mynosql.store.sums import BUCKET_BITS, PAGE_BYTES_MAX, RangeSums
 
 
 def recomputed(entries: dict[int, bytes], bits: int, prefix: int) -> tuple[int, int]:
@@ -54,15 +55,46 @@ def test_only_pages_that_changed_are_written() -> None:
     assert sums.take_changed() == {}
 
 
-@pytest.mark.parametrize(("page", "size"), [(0, PAGE_BYTES - 1), (256, PAGE_BYTES), (-1, PAGE_BYTES)])
-def test_a_page_that_cannot_be_is_refused(page: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("page", "data"),
+    [
+        (0, b""), (0, bytes(31)), (0, bytes(33)), (0, b"\1" + bytes(31)), (0, b"\xff" * PAGE_BYTES_MAX + b"\0"),
+        (256, bytes(32)), (-1, bytes(32)),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_and_nothing_taken(page: int, data: bytes) -> None:
     sums = RangeSums()
     with pytest.raises(ValueError, match="page"):
-        sums.load({0: b"\1" * PAGE_BYTES, page: bytes(size)})
+        sums.load({1: b"\1" + bytes(31) + b"\1" * 20, page: data})
     assert sums.sum_of(0, 0) == (0, 0)
 
 
-@pytest.mark.parametrize(("bits", "prefix"), [(-1, 0), (BUCKET_BITS + 1, 0), (4, 16)])
+def test_a_page_takes_bytes_for_its_used_buckets_only() -> None:
+    sums = RangeSums()
+    sums.change(1, None, b"a" * 16)
+    (page,) = sums.take_changed().values()
+    assert len(page) == 32 + 20
+    sums.change(1, b"a" * 16, None)
+    assert sums.take_changed() == {0: bytes(32)}
+    for bucket in range(1 << BUCKET_BITS):
+        sums.change(bucket << 64 - BUCKET_BITS, None, b"b" * 16)
+    assert {len(page) for page in sums.take_changed().values()} == {PAGE_BYTES_MAX}
+
+
+def test_memory_stays_below_two_megabytes_however_many_entries() -> None:
+    tracemalloc.start()
+    try:
+        sums = RangeSums()
+        for number in range(100_000):
+            sums.change(number * 0x9E3779B97F4A7C15, None, number.to_bytes(16, "little"))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert sums.sum_of(0, 0).entry_count == 100_000
+    assert taken < 2_000_000
+
+
+@pytest.mark.parametrize(("bits", "prefix"), [(-1, 0), (BUCKET_BITS + 1, 0), (4, 16), (4, -1)])
 def test_a_range_that_cannot_be_is_refused(bits: int, prefix: int) -> None:
     with pytest.raises(ValueError, match="range"):
         RangeSums().sum_of(bits, prefix)

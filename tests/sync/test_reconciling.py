@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from mynosql.store.sums import BUCKET_BITS, RangeSums
-from mynosql.sync.reconciling import BITS_MAX, Comparison, Item, Range, Sum
+from mynosql.sync.reconciling import BITS_MAX, LISTS_MAX, SUMS_MAX, Comparison, Item, Range, Sum
 
 
 class Side:
@@ -35,14 +35,16 @@ class Side:
         return found
 
 
-def compare(here: Side, there: Side) -> tuple[Comparison, int, int]:
+def compare(here: Side, there: Side, differences_max: int = 1 << 20) -> tuple[Comparison, int, int]:
     """The finished comparison, its round trips, and its bytes: 4 a range asked for, 20 a sum, 24 an entry."""
-    comparison = Comparison(here.sum_of, here.items_of)
+    comparison = Comparison(here.sum_of, here.items_of, differences_max=differences_max)
     trips = size = 0
     while not comparison.is_done:
         question = comparison.question
         sums = [there.sum_of(part) for part in question.sums]
         lists = [there.items_of(part) for part in question.lists]
+        assert len(sums) <= SUMS_MAX
+        assert len(lists) <= LISTS_MAX
         trips += 1
         size += 4 * (len(sums) + len(lists)) + 20 * len(sums) + sum(24 * len(items) for items in lists)
         comparison.take(sums, lists)
@@ -83,13 +85,29 @@ def test_neither_side_reads_its_whole_index() -> None:
     assert max(here.read, there.read) < 10_000
 
 
+@pytest.mark.parametrize(("differences_max", "is_given_up"), [(99, True), (100, False)])
+def test_a_comparison_ends_where_more_differs_than_it_may_find(differences_max: int, is_given_up: bool) -> None:
+    here = {key << 48: bytes(16) for key in range(100)}
+    comparison, _, _ = compare(Side(here), Side({}), differences_max)
+    assert comparison.is_done
+    assert comparison.is_given_up is is_given_up
+
+
+def test_nodes_that_share_nothing_are_told_apart_by_bounded_questions() -> None:
+    here, there = (Side(two_sides(100_000, 0, seed)[0]) for seed in (1, 2))
+    comparison, trips, _ = compare(here, there, 1000)
+    assert comparison.is_given_up
+    assert trips < 20
+    assert max(here.read, there.read) < 10_000
+
+
 def test_the_ranges_with_sums_are_those_of_the_store() -> None:
     assert BITS_MAX == BUCKET_BITS
 
 
 def test_an_answer_to_another_question_is_refused() -> None:
     side = Side({1: b"a" * 16})
-    comparison = Comparison(side.sum_of, side.items_of)
+    comparison = Comparison(side.sum_of, side.items_of, differences_max=10)
     with pytest.raises(ValueError, match="another question"):
         comparison.take([], [])
     comparison.take([Sum(40, 3)], [])
