@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from mynosql.store.sums import BUCKET_BITS, RangeSums
-from mynosql.sync.reconciling import BITS_MAX, LISTS_MAX, SUMS_MAX, Comparison, Item, Range, Sum
+from mynosql.sync.reconciling import BITS_MAX, LISTED_MAX, LISTS_MAX, SUMS_MAX, Comparison, Item, Range, Sum
 
 
 class Side:
@@ -91,6 +91,13 @@ def test_a_comparison_ends_where_more_differs_than_it_may_find(differences_max: 
     comparison, _, _ = compare(Side(here), Side({}), differences_max)
     assert comparison.is_done
     assert comparison.is_given_up is is_given_up
+
+
+def test_a_bucket_with_many_entries_is_listed_because_finer_sums_are_not_kept() -> None:
+    here = {key: bytes(15) + b"1" for key in range(3 * LISTED_MAX)}
+    comparison, _, _ = compare(Side(here), Side({**here, 7: b"x" * 16}))
+    assert comparison.only_here == [Item(7, here[7])]
+    assert comparison.only_there == [Item(7, b"x" * 16)]
 
 
 def test_nodes_that_share_nothing_are_told_apart_by_bounded_questions() -> None:
