@@ -7,6 +7,7 @@ worth doing is decided in garbage.py, done in rewriting.py. Driven by sealer.py 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from mynosql.errors import StorageCorrupt, StorageError
 from mynosql.store.feeds import Feed
@@ -32,7 +33,11 @@ CLOSE_BYTES_MIN = 16 << 10
 class Compactor:
     """Chooses, makes and takes over one rewriting at a time."""
 
-    def __init__(self, files: Files, index: Index, options: StoreOptions, sealed: Sealed, feed: Feed) -> None:
+    def __init__(
+        self, files: Files, index: Index, options: StoreOptions, sealed: Sealed, feed: Feed,
+        uncounted: Callable[[], set[int]],
+    ) -> None:
+        """uncounted: numbers of segments that have to stay as they are for now."""
         self.is_asked = False
         """Somebody waits until nothing is left to give back."""
         self.rows_done = 0
@@ -40,7 +45,7 @@ class Compactor:
         self.error: StorageError | None = None
         """What ended the last one that was asked for."""
         self._files, self._index, self._options = files, index, options
-        self._sealed, self._feed = sealed, feed
+        self._sealed, self._feed, self._uncounted = sealed, feed, uncounted
         self._is_open = bool(sealed.segments)
         """Something may be worth doing."""
         self._rest_until = float("-inf")
@@ -121,7 +126,7 @@ class Compactor:
         ), BLOCK_BYTES_MAX)
 
     def _choose(self, shard_number: int) -> Choice | None:
-        fixed = set(self._unreadable)
+        fixed = self._unreadable | self._uncounted()
         if self.is_asked and self._asked_until is not None:
             fixed |= self._done
             fixed |= {found.number for found in self._sealed.segments if found.number > self._asked_until}

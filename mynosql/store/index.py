@@ -125,6 +125,10 @@ class Index(Protocol):
         """place() of each hash that has one, for many of them at once."""
         ...
 
+    def places_between(self, low: int, high: int) -> list[int]:
+        """The places, twins among them, of all short hashes with low <= hash < high."""
+        ...
+
     def block(self, number: int) -> BlockRow | None: ...
 
     def blocks_of(self, segment: int) -> list[BlockRow]:
@@ -264,6 +268,11 @@ class SqliteIndex:
 
     def twins(self, short_hash: int) -> Sequence[int]:
         return self._twins.get(short_hash, ())
+
+    def places_between(self, low: int, high: int) -> list[int]:
+        rows = self._query("SELECT place FROM place WHERE hash>=? AND hash<? ORDER BY hash", (int,), low, high)
+        twins = [place for found, places in self._twins.items() if low <= found < high for place in places]
+        return [place for (place,) in rows] + twins
 
     def block(self, number: int) -> BlockRow | None:
         rows = self._blocks("number=?", number)

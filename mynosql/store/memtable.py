@@ -82,8 +82,10 @@ class Memtable:
         """Numbers of journals of an earlier run whose rows are here."""
         self.notes: dict[str, bytes] = {}
         """Notes written by its frames; b"" deletes."""
-        self.replaces: set[bytes] = set()
-        """Ids that had a row outside this memtable when they came into it."""
+        self.replaces: dict[bytes, bytes] = {}
+        """Ids that had a row outside this memtable when they came into it, with revision.entry_digest of that row's
+        leaves, or b"" where Unsealed.keeps_digests was not set.
+        """
         self.tally = b""
         """The packed counters as of its last row; set when it is frozen."""
         self._large: dict[int, Row] = {}

@@ -27,6 +27,8 @@ class Placement:
     twins_removed: list[Placed] = field(default_factory=list)
     dead: dict[int, int] = field(default_factory=dict)
     """Segment number → rows of it that are replaced."""
+    buried: dict[bytes, int] = field(default_factory=dict)
+    """Id key → the segment in which the row stood that is replaced."""
 
 
 class Placer:
@@ -66,7 +68,7 @@ class Placer:
         for found, group in members.items():
             old = olds.get(found)
             if len(group) == 1 and old is not None and group[0][1] in known_ids and not self._index.twins(found):
-                self._bury(old, placement)
+                self._bury(old, group[0][1], placement)
             else:
                 del placement.places[found]
                 self._place_colliding(found, group, old, placement)
@@ -81,7 +83,7 @@ class Placer:
         for place, id_key in members:
             replaced = olds.get(id_key)
             if replaced is not None:
-                self._bury(replaced, placement)
+                self._bury(replaced, id_key, placement)
             if replaced == old if replaced is not None else is_first_free:
                 placement.places[found] = place
                 is_first_free = False
@@ -90,9 +92,9 @@ class Placer:
                 placement.twins_removed.append(Placed(found, replaced))
             placement.twins.append(Placed(found, place))
 
-    def _bury(self, place: int, placement: Placement) -> None:
+    def _bury(self, place: int, id_key: bytes, placement: Placement) -> None:
         position = bisect_right(self._block_firsts, block_of(place)) - 1
-        number = self._segments[position].number
+        number = placement.buried[id_key] = self._segments[position].number
         placement.dead[number] = placement.dead.get(number, 0) + 1
 
 

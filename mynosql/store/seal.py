@@ -94,6 +94,8 @@ class Outcome:
     """None: there were notes only."""
     owed: int = 0
     dead: dict[int, int] = field(default_factory=dict)
+    buried: dict[bytes, int] = field(default_factory=dict)
+    """See placing.Placement."""
     shard_number: int = 0
     filter_rows_saved: int | None = None
     """None: the filter's file was left as it is."""
@@ -136,9 +138,9 @@ class SealJob:
             outcome.owed = sum([run.owed for run in runs])
         placer = Placer(self._index, self._filter, plan.segments, self._id_key)
         placed = placer.place(
-            [id_key for id_key, _ in items], hashes, places_of(blocks), known_ids=plan.memtable.replaces
+            [id_key for id_key, _ in items], hashes, places_of(blocks), known_ids=plan.memtable.replaces.keys()
         )
-        outcome.dead = placed.dead
+        outcome.dead, outcome.buried = placed.dead, placed.buried
         segments = self._segment(items, blocks)
         if segments:
             outcome.segment = segments[0]

@@ -20,6 +20,7 @@ from mynosql.store.rewriting import RewriteJob
 from mynosql.store.seal import Outcome, SealJob, SealPlan, SyncJob, save_filter
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BLOCK_BYTES_MAX, shard_name
+from mynosql.store.summing import SumJob, Summer
 from mynosql.store.types import StoreOptions, pack_in_turn
 from mynosql.store.unsealed import Unsealed
 
@@ -48,8 +49,9 @@ class Sealer:
         self.filter_rows_saved = 0
         self._files, self._index, self._options = files, index, options
         self._unsealed, self._sealed, self._feed = unsealed, sealed, feed
-        self._seal: SealJob | RewriteJob | None = None
-        self.compactor = Compactor(files, index, options, sealed, feed)
+        self._seal: SealJob | RewriteJob | SumJob | None = None
+        self.summer = Summer(files, index, sealed, unsealed)
+        self.compactor = Compactor(files, index, options, sealed, feed, self.summer.uncounted)
         self._asked_memtable: Memtable | None = None
         """What is in it is to be sealed, because somebody asked for compaction."""
         self._syncs: list[SyncJob] = []
@@ -82,11 +84,15 @@ class Sealer:
             return None
         if self.is_due:
             return now
-        due = self.compactor.next_due(now)
-        if self._unsealed.active.is_empty:
-            return due
-        idle_due = self._idle_from(now) + self._options.idle_seal_s
-        return idle_due if due is None else min(due, idle_due)
+        idle_from = self._idle_from(now)
+        dues = [self.compactor.next_due(now), self.summer.next_due(now, idle_from)]
+        if not self._unsealed.active.is_empty:
+            dues.append(now if self._is_seal_asked else idle_from + self._options.idle_seal_s)
+        return min([due for due in dues if due is not None], default=None)
+
+    @property
+    def _is_seal_asked(self) -> bool:
+        return self._asked_memtable is not None and self._asked_memtable in self._unsealed.memtables
 
     def is_idle(self, now: float) -> bool:
         """Something is unsealed and nothing was written for idle_seal_s."""
@@ -116,8 +122,8 @@ class Sealer:
         self._syncs.append(job)
         return job
 
-    def job(self, now: float, *, force: bool, is_idle: bool) -> SealJob | RewriteJob | None:
-        """A seal, see seal_job(); where nothing is to be sealed, what gives back space."""
+    def job(self, now: float, *, force: bool, is_idle: bool) -> SealJob | RewriteJob | SumJob | None:
+        """A seal, see seal_job(); where nothing is to be sealed, what keeps sums or gives back space."""
         if self._seal is not None or self.read_only_reason is not None:
             return None
         if self._asked_memtable not in self._unsealed.memtables:
@@ -125,13 +131,24 @@ class Sealer:
         job = self.seal_job(force=force or self._asked_memtable is not None, is_idle=is_idle)
         if job is not None or force:
             return job
-        self._seal = self.compactor.job(now, self.shard_number, is_idle=is_idle)
+        self._seal = self.summer.job(now, self._idle_from(now), self._options.pause) or self.compactor.job(
+            now, self.shard_number, is_idle=is_idle
+        )
         return self._seal
 
     def ask_compaction(self) -> None:
         """What is written up to now is sealed, then compacted."""
-        self._asked_memtable = None if self._unsealed.active.is_empty else self._unsealed.active
+        self._ask_seal()
+        self.summer.hurry()
         self.compactor.ask()
+
+    def ask_sums(self) -> None:
+        """Somebody waits for the sums."""
+        if self.summer.ask() and not self._is_seal_asked:
+            self._ask_seal()
+
+    def _ask_seal(self) -> None:
+        self._asked_memtable = None if self._unsealed.active.is_empty else self._unsealed.active
 
     def seal_job(self, *, force: bool, is_idle: bool) -> SealJob | None:
         """A job that seals the oldest frozen memtable, or the active one when it is full, idle or force is given."""
@@ -182,12 +199,18 @@ class Sealer:
         if error is not None:
             self.fail(error)
 
+    def finish_sum(self, job: SumJob, error: BaseException | None) -> None:
+        self._seal = None
+        self.summer.finish(job, error)
+        self.compactor.on_sealed(self.shard_number)  # what is counted may be written again
+
     def finish_rewrite(self, job: RewriteJob, error: BaseException | None) -> None:
         self._seal = None
         try:
             if error is not None:
                 raise error
             self.compactor.commit(job)
+            self.summer.on_rewritten(job.plan.group, job.segment)
             self.shard_number = job.plan.shard_number
             self.compactor.on_sealed(self.shard_number)
         except (StorageFull, StorageCorrupt) as failed:
@@ -208,6 +231,7 @@ class Sealer:
         if outcome.filter_rows_saved is not None:
             self.filter_rows_saved = outcome.filter_rows_saved
         self._unsealed.frozen.remove(memtable)
+        self.summer.on_sealed(memtable, outcome.buried)
         self._advance(memtable.frames, memtable.last_seq)
         for number in memtable.replayed:
             with contextlib.suppress(StorageError):  # the index knows that it is sealed: the next opening removes it
@@ -253,6 +277,7 @@ class Sealer:
     def settle(self) -> None:
         """All is sealed and no journal remains; on a full disk all is durable in the journals. No job is under way."""
         unsealed = self._unsealed
+        self.summer.drop()
         while self.read_only_reason is None and (unsealed.frozen or not unsealed.active.is_empty):
             job = self.seal_job(force=True, is_idle=False)
             if job is None or not self._run(job):

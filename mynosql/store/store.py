@@ -27,6 +27,8 @@ from mynosql.store.scan import scan
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.sealed import Sealed
 from mynosql.store.sealer import Sealer
+from mynosql.store.summing import Hashed, SumJob
+from mynosql.store.sums import RangeSum
 from mynosql.store.types import CheckReport, Counters, FeedSlice, Problem, StoreOptions
 from mynosql.store.unsealed import Unsealed
 
@@ -135,6 +137,31 @@ class Store:
                 if len(entries) == limit:
                     break
         return entries
+
+    # Sums (summing.Summer)
+
+    def keep_sums(self) -> None:
+        """Sums over ranges of the id hash are wanted from here on: the background counts what is here."""
+        self._sealer.summer.keep()
+
+    def has_sums(self, *, is_urgent: bool = False) -> bool:
+        """sum_of() and items_of() may be asked now. is_urgent: somebody waits, it is done soon. Raises StorageCorrupt."""
+        is_ready = self._sealer.summer.is_ready
+        if is_urgent and not is_ready:
+            self._sealer.ask_sums()
+        return is_ready
+
+    def sum_of(self, bits: int, prefix: int) -> RangeSum:
+        """Count and sum of the entries whose id hash begins with these bits. Raises ValueError for no such range."""
+        return self._sealer.summer.sum_of(bits, prefix)
+
+    def items_of(self, bits: int, prefix: int) -> list[Hashed]:
+        """These entries one by one, in the order of their hashes. Raises ValueError for no such range."""
+        return self._sealer.summer.items_of(bits, prefix)
+
+    def count_again(self) -> None:
+        """The sums are found to be wrong."""
+        self._sealer.summer.count_again()
 
     # State
 
@@ -412,10 +439,11 @@ class Store:
         """When seal_job() is worth calling, now or later; None: not before something is written."""
         return self._sealer.next_due(now)
 
-    def seal_job(self, now: float, *, force: bool = False) -> SealJob | RewriteJob | None:
+    def seal_job(self, now: float, *, force: bool = False) -> SealJob | RewriteJob | SumJob | None:
         """A job that seals the oldest full memtable, or the active one when it is idle or force is given.
 
-        Where nothing is to be sealed: one that gives space back. None: nothing is due, or such a job is under way.
+        Where nothing is to be sealed: one that keeps sums or gives space back. None: nothing is due, or one such job
+        is under way.
         """
         is_idle = self._sealer.is_idle(now)
         if is_idle:
@@ -451,6 +479,8 @@ class Store:
             self._sealer.finish_sync(job, error)
         elif isinstance(job, SealJob):
             self._sealer.finish_seal(job, error)
+        elif isinstance(job, SumJob):
+            self._sealer.finish_sum(job, error)
         elif isinstance(job, RewriteJob):
             self._sealer.finish_rewrite(job, error)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from mynosql.errors import StorageError
+from mynosql.revision import entry_digest
 from mynosql.row import Entry, Row
 from mynosql.store.files import Files
 from mynosql.store.frames import JournalWriter
@@ -34,6 +35,8 @@ class Unsealed:
         self.written = 0
         """Frames written since opening."""
         self.next_journal = 0
+        self.keeps_digests = False
+        """Memtables remember what they replace, so that sums can be kept (summing.Summer)."""
         self.spare: JournalWriter | None = None
         """Made ahead for the next memtable."""
         self._files = files
@@ -137,7 +140,8 @@ class Unsealed:
             active.insert(row, spot, known if type(known) is Row and not is_outside else None, short_hash)
             tally.replace(known, row)
             if is_outside:
-                active.replaces.add(row.id_key)
+                digest = entry_digest(row.id_key, known.leaves) if self.keeps_digests and known is not None else b""
+                active.replaces[row.id_key] = digest
         if not row.stray:
             tally.head_seq = row.seq
         for leaf in leaves:

@@ -46,6 +46,11 @@ class MemoryIndex:
     def twins(self, short_hash: int) -> Sequence[int]:
         return self._twins.get(short_hash, ())
 
+    def places_between(self, low: int, high: int) -> list[int]:
+        self._check_open()
+        first = [place for found, place in sorted(self._places.items()) if low <= found < high]
+        return first + [place for found, places in self._twins.items() if low <= found < high for place in places]
+
     def block(self, number: int) -> BlockRow | None:
         return self._blocks.get(number)
 

@@ -44,7 +44,9 @@ def test_the_row_that_is_replaced_dies_in_its_segment() -> None:
     bench = Bench({b"a": (9, place_of(3, 5)), b"b": (8, place_of(12, 0))})
     for known_ids in ({b"a", b"b"}, set()):
         placement = bench.place((b"a", 9, 1 << 20), (b"b", 8, 1 << 21), known_ids=known_ids)
-        assert placement == Placement(places={8: 1 << 21, 9: 1 << 20}, dead={4: 1, 7: 1})
+        assert placement == Placement(
+            places={8: 1 << 21, 9: 1 << 20}, dead={4: 1, 7: 1}, buried={b"a": 4, b"b": 7},
+        )
 
 
 def test_another_id_with_the_same_hash_becomes_a_twin() -> None:
@@ -60,12 +62,15 @@ def test_two_new_ids_with_the_same_hash_share_it() -> None:
 def test_a_twin_that_moves_leaves_the_first_alone() -> None:
     bench = Bench({b"a": (9, 77), b"b": (9, 78)})
     placement = bench.place((b"b", 9, 1 << 20), known_ids={b"b"})
-    assert placement == Placement(twins=[Placed(9, 1 << 20)], twins_removed=[Placed(9, 78)], dead={4: 1})
+    assert placement == Placement(
+        twins=[Placed(9, 1 << 20)], twins_removed=[Placed(9, 78)], dead={4: 1}, buried={b"b": 4},
+    )
 
 
 def test_the_first_moves_and_its_twin_stays() -> None:
     bench = Bench({b"a": (9, 77), b"b": (9, 78)})
-    assert bench.place((b"a", 9, 1 << 20), known_ids={b"a"}) == Placement(places={9: 1 << 20}, dead={4: 1})
+    placement = bench.place((b"a", 9, 1 << 20), known_ids={b"a"})
+    assert placement == Placement(places={9: 1 << 20}, dead={4: 1}, buried={b"a": 4})
 
 
 def test_blocks_give_each_row_its_place() -> None:

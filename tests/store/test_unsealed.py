@@ -42,10 +42,10 @@ def test_the_newest_row_answers_wherever_it_waits() -> None:
 def test_a_memtable_remembers_which_of_its_ids_stand_elsewhere_too() -> None:
     unsealed = made()
     write(unsealed, "a", "b", "a")
-    assert unsealed.active.replaces == set()
+    assert unsealed.active.replaces == {}
     unsealed.freeze()
     write(unsealed, "b", "c")
-    assert unsealed.active.replaces == {key("b")}
+    assert unsealed.active.replaces == {key("b"): b""}
 
 
 def test_each_memtable_has_a_journal_of_its_own_made_with_its_first_frame() -> None:
