@@ -34,6 +34,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync.memory import Rejected
 from mynosql.sync.messages import Entries, Message, Pull
 from mynosql.sync.node import Node, NodeConfig, Wanted
+from mynosql.sync.reconciling import Answer, Item, Sum
 from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
@@ -112,6 +113,8 @@ class Replica:
         """They pass what waits for an fsync: the other side gets the next rows ready meanwhile."""
         self.before_long_work: Callable[[], None] = lambda: None
         """Called when what waits to be sent had better leave before many rows are applied."""
+        self.on_work: Callable[[], None] = lambda: None
+        """Called when the store's background has something to do at once."""
         self._fetches: dict[int, Fetch] = {}
         self._unwritten: dict[str, bytes] = {}
         """Notes that a full disk refused, tried again at every step and with the next note."""
@@ -423,6 +426,8 @@ class Replica:
                 self._set_note(effect)
             elif isinstance(effect, fx.FetchDone):
                 self._finish_fetch(effect)
+            elif isinstance(effect, fx.CountAgain):
+                self.store.count_again()
             elif isinstance(effect, fx.Renew):
                 todo.extend(self._renew(now))
             elif isinstance(effect, fx.Fail):
@@ -442,6 +447,7 @@ class Replica:
         self,
         effect: (
             fx.Apply | fx.ReadFeed | fx.ReadBodies | fx.ReadPiece | fx.ReadMissing | fx.ReadOffers | fx.CompareOffers
+            | fx.ReadSums | fx.ReadHashes
         ),
     ) -> fx.Result:
         try:
@@ -464,6 +470,11 @@ class Replica:
                 return fx.Missing(id_keys=tuple(entry.id_key for entry in entries))
             if isinstance(effect, fx.ReadOffers):
                 return self._read_offers(effect)
+            if isinstance(effect, fx.ReadSums):
+                return self._read_sums(effect)
+            if isinstance(effect, fx.ReadHashes):
+                found = self.store.find_hashes([_signed(id_hash) for id_hash in effect.id_hashes])
+                return fx.Held(rows=tuple(map(_bare, map(found.get, map(_signed, effect.id_hashes)))))
             return self._compare_offers(effect)
         except StorageError as error:
             self.on_failure(error)
@@ -553,6 +564,22 @@ class Replica:
                 wanted.append(position)
         return fx.Compared(wanted=tuple(wanted))
 
+    def _read_sums(self, effect: fx.ReadSums) -> fx.Sums:
+        store, (sums, lists) = self.store, effect.question
+        if not store.has_sums(is_urgent=effect.is_urgent):
+            if effect.is_urgent:
+                self.on_work()
+            return fx.Sums(answer=None, head=store.head_seq)
+        keys: dict[Item, bytes] = {}
+        listed = []
+        for part in lists:
+            found = {Item(_unsigned(key.id_hash), key.digest[:8]): key.id_key for key in store.items_of(*part)}
+            keys.update(found)
+            listed.append(list(found))
+        return fx.Sums(
+            answer=Answer([Sum(*store.sum_of(*part)) for part in sums], listed), head=store.head_seq, keys=keys
+        )
+
     def _set_note(self, effect: fx.SetNote) -> None:
         self._write_notes({**self._unwritten, effect.key: effect.value})
 
@@ -591,11 +618,27 @@ class Replica:
         return self.node.on_renewed(node, self.index_id, now)
 
     def _on_announce(self, kind: fx.Kind) -> None:
-        if kind is fx.Kind.CAUGHT_UP:
+        if kind is fx.Kind.CONNECTED:
+            self.store.keep_sums()
+        elif kind is fx.Kind.CAUGHT_UP:
             is_first = self._as_of_ms is None
             self._as_of_ms = self._world.wall_ms()
             if is_first:
                 self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=str(self._as_of_ms).encode()))
+
+
+def _bare(entry: Entry | None) -> fx.HeldRow | None:
+    if entry is None:
+        return None
+    return fx.HeldRow(Row(entry.id_key, entry.leaves, (None,) * len(entry.leaves), entry.seq), entry.held)
+
+
+def _unsigned(id_hash: int) -> int:
+    return id_hash & (1 << 64) - 1
+
+
+def _signed(id_hash: int) -> int:
+    return id_hash - (1 << 64) if id_hash >> 63 else id_hash
 
 
 def _mode_note(is_mirror: bool) -> bytes:

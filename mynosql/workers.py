@@ -55,6 +55,7 @@ class Workers:
         self._seal_at: float | None = None
         self._due_since: float | None = None
         self._threads: list[threading.Thread] = []
+        replica.on_work = self._seal_wake.notify
 
     def start(self) -> None:
         """Both threads run."""

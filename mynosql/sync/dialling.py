@@ -210,6 +210,10 @@ class Dialled:
             hub.followers.on_entries(self, message)
         elif isinstance(message, ms.Changes):
             hub.followers.on_told(self, message)
+        elif isinstance(message, ms.Sums):
+            hub.followers.on_sums(self, message)
+        elif isinstance(message, ms.Found):
+            hub.followers.on_found(self, message)
         elif isinstance(message, ms.Bodies):
             hub.fetcher.on_bodies(self, message)
         elif isinstance(message, ms.Piece):

@@ -17,6 +17,7 @@ from mynosql.address import Address
 from mynosql.errors import MyNoSQLError
 from mynosql.row import Row, Version
 from mynosql.sync.messages import Changes, Heartbeat, Message
+from mynosql.sync.reconciling import Answer, Item, Question
 
 
 class LinkKind(Enum):
@@ -230,6 +231,29 @@ class CompareOffers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSums:
+    """Sums of some ranges of the id hash and the entries of others. Result: Sums."""
+
+    token: int
+    question: Question
+    is_urgent: bool
+    """Somebody waits: what is still to be counted is counted now, in the background."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadHashes:
+    """Read the entries with these id hashes (unsigned), without bodies. Result: Held, one for each hash."""
+
+    token: int
+    id_hashes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountAgain:
+    """Our sums are found to be wrong: they are counted anew in the background."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetNote:
     """Write one small durable value; b"" deletes it. May be grouped with later writes, never reordered with them."""
 
@@ -287,7 +311,7 @@ class Announce:
 
 Effect = (
     Dial | HangUp | Subscribe | Unsubscribe | Send | Publish | Apply | ReadFeed | ReadBodies | ReadPiece | ReadMissing
-    | ReadOffers | CompareOffers | SetNote | FetchDone | Renew | Fail | Announce
+    | ReadOffers | CompareOffers | ReadSums | ReadHashes | CountAgain | SetNote | FetchDone | Renew | Fail | Announce
 )
 
 
@@ -339,7 +363,7 @@ class HeldRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """The rows of ReadBodies in order, as far as bytes_max went; None for an id that is not in the index."""
+    """The rows of ReadBodies in order, as far as bytes_max went; None for an id (hash) that is not in the index."""
 
     rows: tuple[HeldRow | None, ...]
 
@@ -381,10 +405,20 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """The answer to a Question, as of our seq `head`; None: not everything is counted yet."""
+
+    answer: Answer | None
+    head: int
+    keys: Mapping[Item, bytes] = field(default_factory=dict)
+    """Id keys of the entries listed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The effect could not be performed; nothing of it was done."""
 
     error: MyNoSQLError
 
 
-Result = Applied | Feed | Held | Stretch | Missing | Offers | Compared | Failed
+Result = Applied | Feed | Held | Stretch | Missing | Offers | Compared | Sums | Failed

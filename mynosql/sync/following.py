@@ -17,10 +17,13 @@ from mynosql.row import Row
 from mynosql.scope import Scope, added_to
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.comparing import VERSION as COMPARING_VERSION
+from mynosql.sync.comparing import Comparing, Difference
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import Cursor, highest_hlc_of
 from mynosql.sync.receiving import bare_leaves
+from mynosql.sync.reconciling import WHOLE
 
 WAITING_MAX = 4
 """Batches that wait while one is being applied; more are dropped and asked for again."""
@@ -54,6 +57,9 @@ class Follower:
         self._rest_until = float("-inf")
         """Our store could not write: no Pull before."""
         self._is_applying = False
+        self._comparing: Comparing | None = None
+        self._odd: tuple[bytes, int] | None = None
+        """Their sum and ours, when they last differed."""
         self._waiting: deque[tuple[tuple[Row, ...], int]] = deque()
         self._is_closed = False
         self.is_caught_up = False
@@ -103,10 +109,16 @@ class Follower:
         # Subscribe before the Pull: what is published after its answer was read then comes by itself.
         self._subscribe()
         self._listen_on()
+        options = self._hub.options
+        is_new = self.cursor.seq == 0 and self._scope is None
+        if is_new and min(self._card.head, self._hub.durable) >= options.compare_count_min:
+            self._compare()
         self._pull()
 
     def close(self) -> None:
         self._is_closed = True
+        if self._comparing is not None:
+            self._comparing.close()
         for key in ("pull", "publisher", "report"):
             self._hub.timers.cancel((key, self._address))
         if self._publisher_port:
@@ -121,7 +133,7 @@ class Follower:
 
     def _pull(self) -> None:
         hub = self._hub
-        if self._request is not None or self._is_closed or hub.now < self._rest_until:
+        if self._request is not None or self._comparing is not None or self._is_closed or hub.now < self._rest_until:
             return
         self._request = hub.request()
         self._after = self._received if self._catchup is None else self._catchup.after
@@ -191,7 +203,7 @@ class Follower:
         if self._scope is None:
             self._on_heard(self._interval_s)
         self.head = max(self.head, message.last)
-        if message.last <= self._received or self._request is not None:
+        if message.last <= self._received or self._request is not None or self._comparing is not None:
             return
         if message.first > self._received + 1 or len(self._waiting) >= WAITING_MAX:
             self._pull()
@@ -211,6 +223,61 @@ class Follower:
             self._pull()
         elif self.is_caught_up:
             hub.announce(fx.Kind.CAUGHT_UP)
+            self._check_sum(message)
+
+    # Comparing
+
+    def _compare(self) -> None:
+        """Find what differs by ranges; unless the other side does not know how."""
+        if self._dialled.version >= COMPARING_VERSION and self._comparing is None:
+            self._comparing = Comparing(self._hub, self._dialled, self.index_id, self._on_compared)
+            self._comparing.start()
+
+    def on_sums(self, message: ms.Sums) -> None:
+        if self._comparing is not None:
+            self._comparing.on_sums(message)
+
+    def on_found(self, message: ms.Found) -> None:
+        if self._comparing is not None:
+            self._comparing.on_found(message)
+
+    def _on_compared(self, found: Difference | None) -> None:
+        self._comparing = None
+        if found is None:
+            self._pull()
+            return
+        if self._is_applying or self._waiting:
+            self._pull()  # what was found is older than what is being applied: it is found again, if it lasts
+            return
+        self._hub.outbox.on_compared(self._dialled, self.index_id, found)
+        head = max(found.head, self.cursor.seq)
+        self._received = max(self._received, head)
+        self._waiting.append((found.rows, head))
+        self._apply_next(is_compared=True)
+
+    def _check_sum(self, message: ms.Heartbeat) -> None:
+        """Both have each other's changes, and the sums differ all the same, twice: something was lost or damaged."""
+        hub = self._hub
+        if not message.total or self._scope is not None or message.head != self.cursor.seq or self._waiting:
+            return
+        known = hub.memory.confirmed.get(self._card.node, 0) if hub.is_mirror else hub.memory.acked
+        if self._is_applying or self._comparing is not None or known < hub.durable:
+            return
+        hub.ask(
+            lambda token: fx.ReadSums(token=token, question=WHOLE, is_urgent=False),
+            partial(self._on_own_sum, message.total),
+        )
+
+    def _on_own_sum(self, total: bytes, result: fx.Sums | fx.Failed) -> None:
+        if isinstance(result, fx.Failed) or result.answer is None or result.head != self._hub.durable:
+            return
+        pair = (total, result.answer.sums[0].total)
+        if int.from_bytes(total, "big") == pair[1]:
+            self._odd = None
+        elif self._odd != pair:
+            self._odd = pair
+        elif self._hub.followers.may_compare(self.index_id, pair):
+            self._compare()
 
     # Applying
 
@@ -219,12 +286,13 @@ class Follower:
         if not self._is_applying:
             self._apply_next()
 
-    def _apply_next(self) -> None:
+    def _apply_next(self, *, is_compared: bool = False) -> None:
+        """is_compared: the next rows are missing here, wherever the cursor stands."""
         if not self._waiting:
             self._on_all_applied()
             return
         rows, last = self._waiting.popleft()
-        if last <= self.cursor.seq:
+        if last <= self.cursor.seq and not is_compared:
             self._apply_next()
             return
         hlc = max(self.cursor.hlc, highest_hlc_of(rows, self._card.node))
@@ -278,7 +346,7 @@ class Follower:
 
     def _on_all_applied(self) -> None:
         hub = self._hub
-        if self._request is not None:
+        if self._request is not None or self._comparing is not None:
             return
         if self.head > self._received:
             self._pull()
@@ -383,6 +451,8 @@ class Followers:
         self._by_address: dict[Address, Follower] = {}
         self.catchups: dict[bytes, Catchup] = {}
         """Per index id: prefixes that came into the scope and are not all here yet."""
+        self._compared: dict[bytes, tuple[float, tuple[bytes, int]]] = {}
+        """Per index id: when sums that differed were last compared, theirs and ours."""
 
     def begin(self, dialled: Dialled, welcome: ms.Welcome) -> None:
         """The feed of that mirror is followed from here on, unless nothing of it is within our scope."""
@@ -406,6 +476,25 @@ class Followers:
         follower = self._by_address.get(dialled.address)
         if follower is not None:
             follower.on_entries(message)
+
+    def on_sums(self, dialled: Dialled, message: ms.Sums) -> None:
+        follower = self._by_address.get(dialled.address)
+        if follower is not None:
+            follower.on_sums(message)
+
+    def on_found(self, dialled: Dialled, message: ms.Found) -> None:
+        follower = self._by_address.get(dialled.address)
+        if follower is not None:
+            follower.on_found(message)
+
+    def may_compare(self, index_id: bytes, pair: tuple[bytes, int]) -> bool:
+        """These two sums were not compared before, and no others just now. True counts as comparing them."""
+        hub = self._hub
+        last = self._compared.get(index_id)
+        if last is not None and (last[1] == pair or hub.now < last[0] + hub.options.compare_rest_s):
+            return False
+        self._compared[index_id] = hub.now, pair
+        return True
 
     def on_told(self, dialled: Dialled, message: ms.Changes) -> None:
         follower = self._by_address.get(dialled.address)

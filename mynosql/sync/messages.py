@@ -14,9 +14,10 @@ from typing import ClassVar, NamedTuple
 
 from mynosql.address import Address
 from mynosql.row import Row, Version
+from mynosql.sync.reconciling import Answer, Question
 
 VERSION_LOW = 1
-VERSION_HIGH = 1
+VERSION_HIGH = 2
 """The protocol versions that this release speaks; docs/PROTOCOL.md, "Versions"."""
 
 
@@ -316,6 +317,49 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compare:
+    """Asks a mirror for sums over ranges of its index, and for the entries of others."""
+
+    is_gated: ClassVar[bool] = False
+    request: int
+    index_id: bytes
+    """The mirror's."""
+    question: Question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """Answers a Compare."""
+
+    is_gated: ClassVar[bool] = True
+    request: int
+    index_id: bytes
+    head: int
+    """The sums speak of the mirror's index as of this seq."""
+    answer: Answer | None
+    """None: it has not counted everything yet; ask again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """Asks for the entries with these id hashes."""
+
+    is_gated: ClassVar[bool] = False
+    request: int
+    id_hashes: tuple[int, ...]
+    """Unsigned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Answers a Lookup: the rows of those that the mirror has, without bodies."""
+
+    is_gated: ClassVar[bool] = True
+    request: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A mirror has the feed of `index_id` up to `seq` on its disk."""
 
@@ -379,9 +423,11 @@ class Heartbeat:
     head: int
     next_ms: int
     is_filling: bool
+    total: bytes = b""
+    """Sum over the whole index as of head (16 bytes): a follower with another one compares; none while it changes."""
 
 
 Message = (
     Hello | Welcome | Refused | Pull | Entries | Fetch | Bodies | FetchPiece | Piece | Push | Ack | Await | Confirmed
-    | Offer | Want | Report | Mirrors | Ping | Pong | Bye | Changes | Heartbeat
+    | Offer | Want | Compare | Sums | Lookup | Found | Report | Mirrors | Ping | Pong | Bye | Changes | Heartbeat
 )

@@ -78,6 +78,18 @@ class SyncOptions:
     gossip_delay_s: float = 0.1
     """News of the list of mirrors is collected this long before it is passed on."""
 
+    # Comparing
+    compare_count_min: int = 8192
+    """Two indexes with so many changes each are compared by ranges when they meet; of fewer all is pulled."""
+    compare_differences_max: int = 4096
+    """With more entries that differ all is pulled."""
+    compare_retry_s: float = 0.5
+    """Who is still counting is asked again after this."""
+    compare_wait_s: float = 120.0
+    """Nobody is waited for longer than this."""
+    compare_rest_s: float = 20.0
+    """Two mirrors whose sums differ although each has the other's feed compare at most this often."""
+
     # Pull
     pull_bytes: int = 512 << 10
     """One Entries message before compression; two are under way, so a dropped link costs at most that again."""

@@ -16,6 +16,7 @@ from mynosql.row import Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.hub import Hub
+from mynosql.sync.reconciling import WHOLE
 
 RELAYED_MAX = 4096
 """Ranges of relayed changes that are remembered until they are published; beyond that bodies are left out."""
@@ -192,10 +193,18 @@ class Publisher:
             self._interval_s = options.heartbeat_s
         else:
             self._interval_s = min(self._interval_s * 1.5, options.heartbeat_s_max)
+        hub.ask(lambda token: fx.ReadSums(token=token, question=WHOLE, is_urgent=False), self._publish_heartbeat)
+        hub.timers.set("heartbeat", hub.now + self._interval_s, self._beat)
+
+    def _publish_heartbeat(self, result: fx.Sums | fx.Failed) -> None:
+        hub = self._hub
+        total = b""
+        if isinstance(result, fx.Sums) and result.answer is not None and result.head == hub.durable:
+            total = result.answer.sums[0].total.to_bytes(16, "big")
         hub.emit(fx.Publish(topic=fx.Topic.HEARTBEAT, message=ms.Heartbeat(
             index_id=hub.index_id, head=hub.durable, next_ms=int(self._interval_s * 1000), is_filling=hub.is_filling,
+            total=total,
         )))
-        hub.timers.set("heartbeat", hub.now + self._interval_s, self._beat)
 
 
 def _extend(ranges: deque[Relayed], found: Relayed) -> bool:

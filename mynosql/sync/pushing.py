@@ -15,6 +15,7 @@ from mynosql.errors import PeerError
 from mynosql.row import Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync.comparing import Difference
 from mynosql.sync.confirming import Confirming
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
@@ -64,6 +65,8 @@ class Outbox:
         self._offering: Offering | None = None
         self._found: dict[bytes, None] = {}
         """Ids that another mirror had when this one did not, oldest first."""
+        self._compared: tuple[bytes, Difference] | None = None
+        """What was found to differ from the index with that id: no more than that has to be offered to it."""
         self._is_offered = False
         """The mirror has been offered all that we hold: from here on it has whatever it took."""
 
@@ -80,6 +83,7 @@ class Outbox:
         self._dialled = dialled
         self._tries = 0
         self._is_offered = False
+        self._compared = None
         self._begin()
         self._confirming.attach(dialled)
 
@@ -341,15 +345,26 @@ class Outbox:
         hub = self._hub
         if dialled is not self._dialled or self._offering is not None or self._is_offered:
             return
-        after_seq = hub.memory.offered.get(index_id, 0)
+        after_seq, also = hub.memory.offered.get(index_id, 0), ()
+        if self._compared is not None and self._compared[0] == index_id:
+            found = self._compared[1]
+            after_seq, also = max(after_seq, found.until), found.only_here
         self._offering = Offering(
             hub, dialled, after_seq=after_seq if after_seq <= hub.durable else 0, taken_seq=self._acked.seq,
-            on_done=self._on_offered,
+            on_done=self._on_offered, also=also,
         )
         self._offering.start()
 
+    def on_compared(self, dialled: Dialled, index_id: bytes, found: Difference) -> None:
+        """We know what that mirror lacks: it is offered, now or when it is caught up."""
+        if dialled is not self._dialled:
+            return
+        self._compared = index_id, found
+        if self._is_offered:
+            self.on_elsewhere(found.only_here)
+
     def _on_offered(self, seq: int) -> None:
-        self._offering = None
+        self._offering = self._compared = None
         self._is_offered = True
         self._hub.memory.set_offered(self._index_id, min(seq, self._acked.seq))
         self._offer_found()

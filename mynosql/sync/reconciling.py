@@ -1,13 +1,14 @@
 """Comparing two indexes by ranges of the id hash: which entries differ, found in a few round trips and few bytes.
 
 Owns the descent of one comparison: the ranges still to be looked into. Pure; both indexes are reached only through
-sums and entries of ranges that the caller brings. A range is (bits, prefix): all hashes that begin with these bits.
+sums and entries of ranges that the caller (comparing.Comparing) brings. A range is (bits, prefix): all hashes that
+begin with these bits.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 SPLIT_BITS = 4
@@ -18,8 +19,8 @@ BITS_MAX = 16
 """Sums of ranges finer than this are not kept: those are listed whatever their size."""
 SUMS_MAX = 2048
 """Ranges of one question whose sums are asked for: its answer takes 40 KiB."""
-LISTS_MAX = 128
-"""Ranges of one question that are listed: looking up 2,000 entries is what one answer may cost at 1 M records."""
+LISTS_MAX = 32
+"""Ranges of one question that are listed: looking up 500 entries at 1 M records takes an answer 0.1 s."""
 
 
 class Range(NamedTuple):
@@ -37,10 +38,17 @@ class Sum(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One entry: unsigned 64-bit id hash, and revision.entry_digest."""
+    """One entry: unsigned 64-bit id hash, and the first 8 bytes of revision.entry_digest."""
 
     id_hash: int
     digest: bytes
+
+
+class Answer(NamedTuple):
+    """What one side has, in the order of a Question."""
+
+    sums: Sequence[Sum]
+    lists: Sequence[Sequence[Item]]
 
 
 class Question(NamedTuple):
@@ -50,23 +58,25 @@ class Question(NamedTuple):
     lists: tuple[Range, ...]
 
 
-class Comparison:
-    """Our side of one comparison: ask for `question`, give the answer to `take`, until the question is empty."""
+WHOLE = Question((Range(0, 0),), ())
+"""The sum of everything."""
 
-    def __init__(
-        self, sum_of: Callable[[Range], Sum], items_of: Callable[[Range], Sequence[Item]], *, differences_max: int
-    ) -> None:
+
+class Comparison:
+    """One comparison: ask both sides the `question` and give the answers to `take`, until the question is empty."""
+
+    def __init__(self, *, differences_max: int) -> None:
         """differences_max: with more of them a plain pull costs less, and the comparison ends as given up."""
-        self._sum_of = sum_of
-        self._items_of = items_of
         self._differences_max = differences_max
-        self._to_sum: deque[Range] = deque([Range(0, 0)])
+        self._to_sum: deque[Range] = deque(WHOLE.sums)
         self._to_list: deque[Range] = deque()
         self.question = self._next_question()
         self.only_here: list[Item] = []
         """Entries that they have not, or have with other leaves."""
         self.only_there: list[Item] = []
         """Entries of theirs that we have not, or have with other leaves."""
+        self.equal_lists = 0
+        """Ranges whose sums differed although their entries do not: one side counted wrong, or they changed."""
 
     @property
     def is_done(self) -> bool:
@@ -81,26 +91,26 @@ class Comparison:
     def _next_question(self) -> Question:
         return Question(_take(self._to_sum, SUMS_MAX), _take(self._to_list, LISTS_MAX))
 
-    def take(self, sums: Sequence[Sum], lists: Sequence[Sequence[Item]]) -> None:
-        """The answer, in the order of the question. ValueError: it does not answer it; nothing was taken."""
+    def take(self, ours: Answer, theirs: Answer) -> None:
+        """Both answers to the question. ValueError: theirs does not answer it; nothing was taken."""
         asked = self.question
-        if len(sums) != len(asked.sums) or len(lists) != len(asked.lists):
+        if len(theirs.sums) != len(asked.sums) or len(theirs.lists) != len(asked.lists):
             raise ValueError("an answer to another question")
-        for part, items in zip(asked.lists, lists, strict=True):
+        for part, items in zip(asked.lists, theirs.lists, strict=True):
             if any(item.id_hash >> 64 - part.bits != part.prefix for item in items):
                 raise ValueError("an entry outside the range that was asked for")
-        for part, items in zip(asked.lists, lists, strict=True):
-            here, there = set(self._items_of(part)), set(items)
+        for our_items, their_items in zip(ours.lists, theirs.lists, strict=True):
+            here, there = set(our_items), set(their_items)
+            self.equal_lists += here == there
             self.only_here += sorted(here - there)
             self.only_there += sorted(there - here)
         if self.is_given_up:
             self.question = Question((), ())
             return
-        for part, theirs in zip(asked.sums, sums, strict=True):
-            ours = self._sum_of(part)
-            if ours == theirs:
+        for part, our_sum, their_sum in zip(asked.sums, ours.sums, theirs.sums, strict=True):
+            if our_sum == their_sum:
                 continue
-            if max(ours.entry_count, theirs.entry_count) <= LISTED_MAX or part.bits >= BITS_MAX:
+            if max(our_sum.entry_count, their_sum.entry_count) <= LISTED_MAX or part.bits >= BITS_MAX:
                 self._to_list.append(part)
             else:
                 self._to_sum += _split(part)

@@ -91,6 +91,10 @@ class Served:
             hub.pieces.on_piece(self.link, message)
         elif isinstance(message, ms.Offer):
             self.credit.ask(partial(self._on_offer, message))
+        elif isinstance(message, ms.Compare):
+            self.credit.ask(partial(self._on_compare, message))
+        elif isinstance(message, ms.Lookup):
+            self.credit.ask(partial(self._on_lookup, message))
         elif isinstance(message, ms.Report):
             self._on_report(message)
         elif isinstance(message, ms.Await):
@@ -142,6 +146,41 @@ class Served:
         if asked.prefixes:
             self.tail = None if result.more else Tail(asked.prefixes, sent=result.last, seen=result.last)
             self._hub.server.tailing[self.link] = self
+
+    # Comparing
+
+    def _on_compare(self, message: ms.Compare) -> None:
+        hub = self._hub
+        if message.index_id != hub.index_id:
+            hub.server.say_bye(self, ms.ByeCode.RENEWED, "the index has another id by now")
+            return
+        hub.ask(
+            lambda token: fx.ReadSums(token=token, question=message.question, is_urgent=True),
+            partial(self._on_sums, message.request),
+        )
+
+    def _on_sums(self, request: int, result: fx.Sums | fx.Failed) -> None:
+        if isinstance(result, fx.Failed):
+            self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
+            return
+        lists = () if result.answer is None else result.answer.lists
+        self.credit.send(
+            ms.Sums(request=request, index_id=self._hub.index_id, head=result.head, answer=result.answer),
+            16 * sum(map(len, lists)),
+        )
+
+    def _on_lookup(self, message: ms.Lookup) -> None:
+        self._hub.ask(
+            lambda token: fx.ReadHashes(token=token, id_hashes=message.id_hashes),
+            partial(self._on_found, message.request),
+        )
+
+    def _on_found(self, request: int, result: fx.Held | fx.Failed) -> None:
+        if isinstance(result, fx.Failed):
+            self._hub.server.say_bye(self, ms.ByeCode.STORAGE, str(result.error))
+            return
+        rows = tuple(found.row for found in result.rows if found is not None)
+        self.credit.send(ms.Found(request=request, rows=rows), size_of(rows))
 
     # Bodies
 

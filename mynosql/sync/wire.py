@@ -22,6 +22,7 @@ from mynosql.options import ACKS_MAX
 from mynosql.row import Row, Version
 from mynosql.scope import PREFIX_CHARACTERS_MAX, PREFIXES_MAX
 from mynosql.sync import messages as ms
+from mynosql.sync.reconciling import BITS_MAX, LISTS_MAX, SUMS_MAX, Answer, Item, Question, Range, Sum
 
 FRAME_BYTES_MAX = 512 << 10
 """Half of what a socket takes (net refuses 1 MiB): the rest is room for change."""
@@ -37,6 +38,10 @@ IDS_MAX = 128
 OFFERS_MAX = 4096
 PUSH_ROWS_MAX = 1024
 """Rows of one Push: their refusals must fit into one Ack."""
+HASHES_MAX = 1024
+"""Of one Lookup."""
+LIST_ITEMS_MAX = 1 << 16
+"""Entries of one range: 15 at 1 M records."""
 MIRRORS_MAX = 256
 DATABASES_MAX = 8
 
@@ -173,6 +178,23 @@ _ITEM = _Field(
 )
 
 
+class _AnswerHead(NamedTuple):
+    """An Answer without its sums and items, which stand in the tail."""
+
+    sum_count: int
+    list_counts: tuple[int, ...]
+
+
+_RANGE = _record(Range, bits=_number(BITS_MAX), prefix=_number((1 << BITS_MAX) - 1))
+_QUESTION = _record(Question, sums=_array(_RANGE, SUMS_MAX), lists=_array(_RANGE, LISTS_MAX))
+_ANSWER_HEAD = _Field(
+    lambda answer: [len(answer.sums), [len(items) for items in answer.lists]],
+    _record(
+        _AnswerHead, sum_count=_number(SUMS_MAX), list_counts=_array(_number(LIST_ITEMS_MAX), LISTS_MAX)
+    ).unpack,
+)
+
+
 class _Shape(NamedTuple):
     """The format of one kind of message."""
 
@@ -182,7 +204,9 @@ class _Shape(NamedTuple):
     """Of the head: an empty array costs some 60 times its byte in memory."""
     fields: dict[str, _Field]
     tail: str = ""
-    """What follows the head: "rows", "data", "bodies" or "offers"; "": nothing."""
+    """What follows the head: "rows", "data", "bodies", "offers" or "answer"; "": nothing."""
+    new_fields: int = 0
+    """How many of the last fields an older version does not send: they keep their defaults then."""
 
 
 _SMALL = 1 << 10
@@ -217,6 +241,12 @@ _SHAPES = (
     }),
     _Shape(12, ms.Offer, _SMALL, {"request": _REQUEST}, "offers"),
     _Shape(13, ms.Want, 64 << 10, {"request": _REQUEST, "positions": _array(_number(OFFERS_MAX - 1), OFFERS_MAX)}),
+    _Shape(24, ms.Compare, 32 << 10, {"request": _REQUEST, "index_id": _ID, "question": _QUESTION}),
+    _Shape(25, ms.Sums, 32 << 10, {
+        "request": _REQUEST, "index_id": _ID, "head": _SEQ, "answer": _maybe(_ANSWER_HEAD),
+    }, "answer"),
+    _Shape(26, ms.Lookup, 16 << 10, {"request": _REQUEST, "id_hashes": _array(_number(_U64), HASHES_MAX)}),
+    _Shape(27, ms.Found, _SMALL, {"request": _REQUEST}, "rows"),
     _Shape(14, ms.Report, _SMALL, {"index_id": _ID, "seq": _SEQ}),
     _Shape(15, ms.Mirrors, 128 << 10, {"mirrors": _MIRRORS}),
     _Shape(16, ms.Ping, _SMALL, {"number": _REQUEST}),
@@ -228,13 +258,15 @@ _SHAPES = (
     _Shape(23, ms.Confirmed, _SMALL, {"request": _REQUEST, "index_id": _ID}),
     _Shape(32, ms.Changes, _SMALL, {"index_id": _ID, "first": _SEQ, "last": _SEQ}, "rows"),
     _Shape(33, ms.Heartbeat, _SMALL, {
-        "index_id": _ID, "head": _SEQ, "next_ms": _number(60_000), "is_filling": _FLAG,
-    }),
+        "index_id": _ID, "head": _SEQ, "next_ms": _number(60_000), "is_filling": _FLAG, "total": _bytes(0, 16),
+    }, new_fields=1),
 )
 _BY_KIND = {shape.kind: shape for shape in _SHAPES}
 _BY_CODE = {shape.code: shape for shape in _SHAPES}
 _START = struct.Struct("<BI")
 _OFFER = struct.Struct(">q8s")
+_SUM = struct.Struct(">I16s")
+_LISTED = struct.Struct(">Q8s")
 
 
 def encode(message: ms.Message) -> list[bytes]:
@@ -250,7 +282,7 @@ def encode(message: ms.Message) -> list[bytes]:
 
 
 def _pack_tail(message: ms.Message) -> bytes:
-    if isinstance(message, ms.Entries | ms.Push | ms.Changes):
+    if isinstance(message, ms.Entries | ms.Push | ms.Changes | ms.Found):
         return pack_wire(message.rows) if message.rows else b""
     if isinstance(message, ms.Piece):
         return message.data
@@ -259,6 +291,9 @@ def _pack_tail(message: ms.Message) -> bytes:
         return pack_wire(rows) if rows else b""
     if isinstance(message, ms.Offer):
         return b"".join(_OFFER.pack(*item) for item in message.items)
+    if isinstance(message, ms.Sums) and message.answer is not None:
+        sums = [_SUM.pack(found.entry_count, found.total.to_bytes(16, "big")) for found in message.answer.sums]
+        return b"".join(sums + [_LISTED.pack(*item) for items in message.answer.lists for item in items])
     return b""
 
 
@@ -285,7 +320,7 @@ def _decode(frames: Sequence[bytes]) -> ms.Message:
         data[_START.size : end], use_list=True, raw=False, max_map_len=0, max_ext_len=0, max_array_len=OFFERS_MAX,
         max_str_len=4 * TEXT_MAX, max_bin_len=ID_KEY_BYTES_MAX,
     )
-    if type(values) is not list or len(values) < len(shape.fields):
+    if type(values) is not list or len(values) < len(shape.fields) - shape.new_fields:
         raise ValueError(f"{shape.kind.__name__} without its {len(shape.fields)} fields")
     fields = {name: field.unpack(value) for (name, field), value in zip(shape.fields.items(), values, strict=False)}
     _add_tail(shape, fields, data[end:])
@@ -305,6 +340,8 @@ def _add_tail(shape: _Shape, fields: dict[str, Any], tail: bytes) -> None:
         if len(tail) > OFFERS_MAX * _OFFER.size:
             raise ValueError(f"offers of {len(tail)} bytes, at most {OFFERS_MAX} offers expected")
         fields["items"] = tuple(ms.OfferItem(*found) for found in _OFFER.iter_unpack(tail))
+    elif shape.tail == "answer" and fields["answer"] is not None:
+        fields["answer"] = _answer(fields["answer"], tail)
     elif shape.tail == "bodies":
         fields["items"] = _items_with_rows(fields["items"], _rows(tail))
     elif tail:
@@ -324,6 +361,15 @@ def _items_with_rows(found: tuple[_ItemHead, ...], rows: tuple[Row, ...]) -> tup
     if next(left, None) is not None:
         raise ValueError("Bodies with more rows than items")
     return tuple(items)
+
+
+def _answer(head: _AnswerHead, tail: bytes) -> Answer:
+    end = head.sum_count * _SUM.size
+    if len(tail) != end + sum(head.list_counts) * _LISTED.size:
+        raise ValueError(f"an answer of {len(tail)} bytes to {head.sum_count} sums and {len(head.list_counts)} lists")
+    sums = [Sum(count, int.from_bytes(total, "big")) for count, total in _SUM.iter_unpack(tail[:end])]
+    items = iter(_LISTED.iter_unpack(tail[end:]))
+    return Answer(sums, [[Item(*next(items)) for _ in range(count)] for count in head.list_counts])
 
 
 def _rows(tail: bytes) -> tuple[Row, ...]:

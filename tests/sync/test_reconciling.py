@@ -8,7 +8,18 @@ from collections.abc import Sequence
 import pytest
 
 from mynosql.store.sums import BUCKET_BITS, RangeSums
-from mynosql.sync.reconciling import BITS_MAX, LISTED_MAX, LISTS_MAX, SUMS_MAX, Comparison, Item, Range, Sum
+from mynosql.sync.reconciling import (
+    BITS_MAX,
+    LISTED_MAX,
+    LISTS_MAX,
+    SUMS_MAX,
+    Answer,
+    Comparison,
+    Item,
+    Question,
+    Range,
+    Sum,
+)
 
 
 class Side:
@@ -34,20 +45,22 @@ class Side:
         self.read += len(found)
         return found
 
+    def answer(self, question: Question) -> Answer:
+        return Answer(list(map(self.sum_of, question.sums)), list(map(self.items_of, question.lists)))
+
 
 def compare(here: Side, there: Side, differences_max: int = 1 << 20) -> tuple[Comparison, int, int]:
-    """The finished comparison, its round trips, and its bytes: 4 a range asked for, 20 a sum, 24 an entry."""
-    comparison = Comparison(here.sum_of, here.items_of, differences_max=differences_max)
+    """The finished comparison, its round trips, and its bytes: 4 a range asked for, 20 a sum, 16 an entry."""
+    comparison = Comparison(differences_max=differences_max)
     trips = size = 0
     while not comparison.is_done:
         question = comparison.question
-        sums = [there.sum_of(part) for part in question.sums]
-        lists = [there.items_of(part) for part in question.lists]
+        sums, lists = there.answer(question)
         assert len(sums) <= SUMS_MAX
         assert len(lists) <= LISTS_MAX
         trips += 1
-        size += 4 * (len(sums) + len(lists)) + 20 * len(sums) + sum(24 * len(items) for items in lists)
-        comparison.take(sums, lists)
+        size += 4 * (len(sums) + len(lists)) + 20 * len(sums) + sum(16 * len(items) for items in lists)
+        comparison.take(here.answer(question), Answer(sums, lists))
     return comparison, trips, size
 
 
@@ -108,19 +121,31 @@ def test_nodes_that_share_nothing_are_told_apart_by_bounded_questions() -> None:
     assert max(here.read, there.read) < 10_000
 
 
+def test_sums_that_differ_over_equal_entries_are_counted() -> None:
+    side = Side({1: b"a" * 16})
+    comparison = Comparison(differences_max=10)
+    comparison.take(side.answer(comparison.question), Answer([Sum(1, 5)], []))
+    comparison.take(side.answer(comparison.question), side.answer(comparison.question))
+    assert comparison.is_done
+    assert (comparison.equal_lists, comparison.only_here, comparison.only_there) == (1, [], [])
+
+
 def test_the_ranges_with_sums_are_those_of_the_store() -> None:
     assert BITS_MAX == BUCKET_BITS
 
 
 def test_an_answer_to_another_question_is_refused() -> None:
     side = Side({1: b"a" * 16})
-    comparison = Comparison(side.sum_of, side.items_of, differences_max=10)
+    comparison = Comparison(differences_max=10)
+
+    def take(sums: Sequence[Sum], lists: Sequence[Sequence[Item]]) -> None:
+        comparison.take(side.answer(comparison.question), Answer(sums, lists))
+
     with pytest.raises(ValueError, match="another question"):
-        comparison.take([], [])
-    comparison.take([Sum(40, 3)], [])
+        take([], [])
+    take([Sum(40, 3)], [])
     assert not comparison.is_done
-    split = comparison.question.sums
-    comparison.take([side.sum_of(part) if part.prefix else Sum(1, 5) for part in split], [])
+    take([side.sum_of(part) if part.prefix else Sum(1, 5) for part in comparison.question.sums], [])
     with pytest.raises(ValueError, match="outside"):
-        comparison.take([], [[Item((1 << 64) - 1, b"b" * 16)]])
+        take([], [[Item((1 << 64) - 1, b"b" * 16)]])
     assert comparison.only_there == []
