@@ -618,7 +618,7 @@ class Replica:
         return self.node.on_renewed(node, self.index_id, now)
 
     def _on_announce(self, kind: fx.Kind) -> None:
-        if kind is fx.Kind.CONNECTED:
+        if kind is fx.Kind.CONNECTED and self.node.scope is None:
             self.store.keep_sums()
         elif kind is fx.Kind.CAUGHT_UP:
             is_first = self._as_of_ms is None

@@ -145,7 +145,7 @@ class Store:
         self._sealer.summer.keep()
 
     def has_sums(self, *, is_urgent: bool = False) -> bool:
-        """sum_of() and items_of() may be asked now. is_urgent: somebody waits, it is done soon. Raises StorageCorrupt."""
+        """sum_of() and items_of() may be asked now. is_urgent: it is counted soon. Raises StorageCorrupt."""
         is_ready = self._sealer.summer.is_ready
         if is_urgent and not is_ready:
             self._sealer.ask_sums()

@@ -345,7 +345,8 @@ class Outbox:
         hub = self._hub
         if dialled is not self._dialled or self._offering is not None or self._is_offered:
             return
-        after_seq, also = hub.memory.offered.get(index_id, 0), ()
+        after_seq = hub.memory.offered.get(index_id, 0)
+        also: tuple[bytes, ...] = ()
         if self._compared is not None and self._compared[0] == index_id:
             found = self._compared[1]
             after_seq, also = max(after_seq, found.until), found.only_here
@@ -359,6 +360,8 @@ class Outbox:
         """We know what that mirror lacks: it is offered, now or when it is caught up."""
         if dialled is not self._dialled:
             return
+        rejected = {rejected.id_key for rejected in self._hub.memory.rejected.values()}
+        found = found._replace(only_here=tuple(id_key for id_key in found.only_here if id_key not in rejected))
         self._compared = index_id, found
         if self._is_offered:
             self.on_elsewhere(found.only_here)

@@ -11,6 +11,7 @@ from mynosql.idkey import id_hash, pack_id
 from mynosql.revision import child_of, entry_digest, merge_leaves
 from mynosql.row import NO_DIGEST, Leaf, Row, Version
 from mynosql.sync import effects as fx
+from mynosql.sync.reconciling import Answer, Item, Question, Range, Sum
 
 LEAVES_MAX_PUSHED = 8
 
@@ -32,6 +33,11 @@ class FakeStore:
         self.is_full = False
         self.refuses: set[bytes] = set()
         """Ids whose pushed rows are refused, whatever they hold."""
+        self.lost: set[bytes] = set()
+        """Ids whose entries damage has taken out of the index."""
+        self.is_counting = False
+        """There are no sums yet."""
+        self.counted_again = 0
         self.put_count = 0
         for rows, notes in frames:
             self._put(rows, notes)
@@ -225,6 +231,33 @@ class FakeStore:
         }
         return fx.Compared(wanted=tuple(
             position for position, (hashed, digest) in enumerate(effect.offers) if ours.get(hashed) != digest
+        ))
+
+    def sums(self, question: Question) -> fx.Sums:
+        if self.is_counting:
+            return fx.Sums(answer=None, head=self.head)
+        digests = {
+            Item(id_hash(id_key) % (1 << 64), entry_digest(id_key, row.leaves)): id_key
+            for id_key, row in self.rows.items() if id_key not in self.lost
+        }
+        keys = {Item(item.id_hash, item.digest[:8]): id_key for item, id_key in digests.items()}
+
+        def within(part: Range) -> list[Item]:
+            return [item for item in digests if item.id_hash >> 64 - part.bits == part.prefix]
+
+        sums = [
+            Sum(len(within(part)), sum(int.from_bytes(item.digest, "big") for item in within(part)) % (1 << 128))
+            for part in question.sums
+        ]
+        lists = [[Item(item.id_hash, item.digest[:8]) for item in within(part)] for part in question.lists]
+        return fx.Sums(answer=Answer(sums, lists), head=self.head, keys=keys)
+
+    def hashed(self, hashes: Sequence[int]) -> fx.Held:
+        by_hash = {id_hash(id_key) % (1 << 64): row for id_key, row in self.rows.items()}
+        return fx.Held(rows=tuple(
+            None if (row := by_hash.get(hashed)) is None
+            else fx.HeldRow(Row(row.id_key, row.leaves, (None,) * len(row.leaves), row.seq), 0)
+            for hashed in hashes
         ))
 
     # What tests look at

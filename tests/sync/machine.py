@@ -214,12 +214,18 @@ class Machine:
             return store.offers(effect)
         if isinstance(effect, fx.CompareOffers):
             return store.compare(effect)
+        if isinstance(effect, fx.ReadSums):
+            return store.sums(effect.question)
+        if isinstance(effect, fx.ReadHashes):
+            return store.hashed(effect.id_hashes)
         return None
 
     def _do(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.SetNote):
             if not self.store.is_full:
                 self.store.put([], {effect.key: effect.value})
+        elif isinstance(effect, fx.CountAgain):
+            self.store.counted_again += 1
         elif isinstance(effect, fx.FetchDone):
             assert effect.request not in self.fetched
             self.fetched[effect.request] = effect

@@ -26,7 +26,7 @@ def greeted(world: World, machine_name: str, message: ms.Hello) -> ms.Message:
 
 
 @obeys("The highest version that both sides speak is used; without one the Hello is refused with a …")
-@pytest.mark.parametrize(("low", "high", "chosen"), [(1, 1, 1), (1, 9, 1), (0, 1, 1), (2, 9, None), (0, 0, None)])
+@pytest.mark.parametrize(("low", "high", "chosen"), [(1, 1, 1), (1, 9, 2), (0, 1, 1), (3, 9, None), (0, 0, None)])
 def test_the_highest_common_version_is_chosen(low: int, high: int, chosen: int | None) -> None:
     world = World(seed=1)
     world.mirror("m1")
@@ -40,7 +40,7 @@ def test_the_highest_common_version_is_chosen(low: int, high: int, chosen: int |
         assert isinstance(answer, ms.Refused)
         assert answer.code is ms.RefusedCode.VERSION
         assert f"{low} to {high}" in answer.text
-        assert "1 to 1" in answer.text
+        assert "1 to 2" in answer.text
 
 
 @obeys("The highest version that both sides speak is used; without one the Hello is refused with a …")
@@ -50,7 +50,7 @@ def test_a_version_that_we_do_not_speak_is_not_gone_along_with() -> None:
     peer = world.peer("p1", knows=["ghost"])
     world.run(0.01)
 
-    world.inject(peer, link, welcome(world.told("ghost", ms.Hello)[0], version=2))
+    world.inject(peer, link, welcome(world.told("ghost", ms.Hello)[0], version=3))
 
     assert peer.follows is None
     assert isinstance(peer.failures[-1], PeerRefused)

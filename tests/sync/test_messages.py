@@ -11,6 +11,7 @@ from mynosql.sync import messages as ms
 
 GATED = {
     ms.Welcome, ms.Entries, ms.Bodies, ms.Piece, ms.Push, ms.Ack, ms.Want, ms.Report, ms.Changes, ms.Heartbeat,
+    ms.Sums, ms.Found,
 }
 """All that speak of what must be on our disk first; a question, a greeting or a farewell does not."""
 

@@ -18,6 +18,7 @@ from mynosql.errors import PeerError
 from mynosql.idkey import pack_id
 from mynosql.row import Leaf, Row, Version
 from mynosql.sync import messages as ms
+from mynosql.sync.reconciling import Answer, Item, Question, Range, Sum
 from mynosql.sync import wire
 from mynosql.sync.wire import decode, encode
 from tests.sync.harness import card, hello, welcome
@@ -58,13 +59,20 @@ MESSAGES: list[ms.Message] = [
     ms.Ack(request=4, index_id=b"I" * 16, last=3, seq=0, refused=(ms.Refusal(1, "body-wrong", "why"),)),
     ms.Offer(request=5, items=(ms.OfferItem(-1, b"12345678"), ms.OfferItem(2**62, b"abcdefgh"))),
     ms.Want(request=5, positions=(0, 1)),
+    ms.Compare(request=6, index_id=b"I" * 16, question=Question((Range(8, 255), Range(16, 65535)), (Range(16, 7),))),
+    ms.Sums(request=6, index_id=b"I" * 16, head=9, answer=Answer(
+        [Sum(3, 2**128 - 1), Sum(0, 0)], [[Item(2**64 - 1, b"12345678"), Item(0, b"abcdefgh")], []],
+    )),
+    ms.Sums(request=6, index_id=b"I" * 16, head=9, answer=None),
+    ms.Lookup(request=7, id_hashes=(0, 2**64 - 1)),
+    ms.Found(request=7, rows=(BARE,)),
     ms.Report(index_id=b"I" * 16, seq=99),
     ms.Mirrors(mirrors=(MIRROR,)),
     ms.Ping(number=1),
     ms.Pong(number=1),
     ms.Bye(code=ms.ByeCode.STORAGE, text="full"),
     ms.Changes(index_id=b"I" * 16, first=4, last=6, rows=ROWS),
-    ms.Heartbeat(index_id=b"I" * 16, head=6, next_ms=5000, is_filling=False),
+    ms.Heartbeat(index_id=b"I" * 16, head=6, next_ms=5000, is_filling=False, total=b"T" * 16),
 ]
 
 
@@ -82,6 +90,27 @@ def test_every_kind_of_message_is_in_that_list() -> None:
     for shape in wire._SHAPES:
         names = [field.name for field in fields(shape.kind)]
         assert names[: len(shape.fields)] == list(shape.fields), "the head is in the order of messages.py"
+
+
+def test_what_an_older_version_leaves_out_keeps_its_default() -> None:
+    beat = ms.Heartbeat(index_id=b"I" * 16, head=6, next_ms=5000, is_filling=False, total=b"T" * 16)
+    (frame,) = encode(beat)
+    fields_of_1 = msgpack.unpackb(frame[5:])[:-1]
+    head = msgpack.packb(fields_of_1)
+    assert decode([frame[:1] + len(head).to_bytes(4, "little") + head]) == replace(beat, total=b"")
+    head = msgpack.packb(fields_of_1[:-1])
+    with pytest.raises(PeerError, match="without its"):
+        decode([frame[:1] + len(head).to_bytes(4, "little") + head])
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_sums_that_do_not_fit_their_counts_are_refused(more: int) -> None:
+    (frame,) = encode(ms.Sums(request=6, index_id=b"I" * 16, head=9, answer=Answer([Sum(3, 4)], [])))
+    with pytest.raises(PeerError, match="an answer of"):
+        decode([frame[:more] if more < 0 else frame + b"x"])
+    (frame,) = encode(ms.Sums(request=6, index_id=b"I" * 16, head=9, answer=None))
+    with pytest.raises(PeerError, match="too many"):
+        decode([frame + b"x"])
 
 
 def test_a_large_message_is_cut_into_frames() -> None:
