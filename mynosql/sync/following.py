@@ -354,6 +354,7 @@ class Follower:
         self.is_caught_up = self.has_caught_up = True
         self._is_entries_only = not hub.is_mirror
         self.is_bringing_bodies = False
+        self._report()  # also what was applied before this conversation: the last one may have ended before it was said
         hub.announce(fx.Kind.CAUGHT_UP)
         hub.outbox.on_caught_up(self._dialled, self.index_id)
         hub.filler.on_caught_up()

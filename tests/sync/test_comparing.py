@@ -46,6 +46,7 @@ def test_only_what_differs_travels_when_two_large_indexes_meet(kind: str) -> Non
         machine.start()
         machine.save(id, b"1")
     world.settle()
+    world.run(1.0)
 
     assert len(world.sent(ms.Compare, by="m2")) <= 4
     assert [row.id_key for found in world.sent(ms.Found, by="m1") for row in found.rows] == [pack_id("only m1")]
@@ -59,7 +60,7 @@ def test_a_small_index_is_pulled() -> None:
     restored(mirror, world)
     mirror.start()
     other.start()
-    world.settle()
+    world.run(5.0)
     assert world.sent(ms.Compare) == []
     assert entries(world, "m1") >= COUNT / 2
 
@@ -71,7 +72,7 @@ def test_with_an_older_node_all_is_pulled() -> None:
     mirror.options = SyncOptions(compare_count_min=100, version_high=1)
     mirror.start()
     other.start()
-    world.settle()
+    world.run(5.0)
     assert world.sent(ms.Compare, by="m2") == []
     assert entries(world, "m1") >= COUNT / 2
 
@@ -133,8 +134,10 @@ def test_with_too_many_differences_all_is_pulled() -> None:
 @obeys("A peer that has compared offers what the mirror lacks, and not all that it holds.")
 def test_a_peer_offers_what_its_mirror_lacks() -> None:
     world, mirror, peer = two_mirrors(kind="peer")
-    frames = mirror.store.frames
-    mirror.store = FakeStore([frame for frame in frames if all(row.id_key != pack_id("010") for row in frame[0])])
+    lost = pack_id("010")
+    mirror.store = FakeStore([
+        (tuple(row for row in rows if row.id_key != lost), notes) for rows, notes in mirror.store.frames
+    ])
     restored(mirror, world)
     mirror.start()
     peer.start()
@@ -150,7 +153,7 @@ def test_an_entry_that_damage_took_comes_back_within_a_minute(kind: str) -> None
     world, mirror, other = two_mirrors(kind=kind)
     mirror.start()
     other.start()
-    world.settle()
+    world.run(5.0)
     del other.store.rows[pack_id("010")]
     world.log.clear()
 

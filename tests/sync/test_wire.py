@@ -18,8 +18,8 @@ from mynosql.errors import PeerError
 from mynosql.idkey import pack_id
 from mynosql.row import Leaf, Row, Version
 from mynosql.sync import messages as ms
-from mynosql.sync.reconciling import Answer, Item, Question, Range, Sum
 from mynosql.sync import wire
+from mynosql.sync.reconciling import Answer, Item, Question, Range, Sum
 from mynosql.sync.wire import decode, encode
 from tests.sync.harness import card, hello, welcome
 from tests.sync.rules import obeys
