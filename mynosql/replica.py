@@ -34,6 +34,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync.memory import Rejected
 from mynosql.sync.messages import Entries, Message, Pull
 from mynosql.sync.node import Node, NodeConfig, Wanted
+from mynosql.sync.options import SyncOptions
 from mynosql.sync.reconciling import Answer, Item, Sum
 from mynosql.views import Level, SyncStatus
 
@@ -88,7 +89,7 @@ class Replica:
 
     def __init__(
         self, store: Store, *, name: str, node: int, is_moved: bool, is_mirror: bool | None, world: World,
-        acks: int | None = None,
+        acks: int | None = None, options: SyncOptions | None = None,
     ) -> None:
         """is_mirror, acks: as remembered when None. acks: see options.OpenOptions."""
         self.store = store
@@ -128,7 +129,7 @@ class Replica:
                 database=name, node=node, index_id=store.note(INDEX_NOTE), nonce=int.from_bytes(world.mint(8), "big"),
                 is_mirror=store.note(MODE_NOTE) == _mode_note(True), acks=int(store.note(ACKS_NOTE) or b"1"),
             ),
-            notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng,
+            notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng, options=options,
         )
 
         self.scoping = Scoping(
@@ -620,6 +621,7 @@ class Replica:
     def _on_announce(self, kind: fx.Kind) -> None:
         if kind is fx.Kind.CONNECTED and self.node.scope is None:
             self.store.keep_sums()
+            self.on_work()
         elif kind is fx.Kind.CAUGHT_UP:
             is_first = self._as_of_ms is None
             self._as_of_ms = self._world.wall_ms()

@@ -67,7 +67,8 @@ def _open(
     index = open_index(files.path(FILE_NAME))
     try:
         if index.note(REBUILDING_NOTE):
-            raise StorageCorrupt(files.path(FILE_NAME), None, "its rebuilding was interrupted; open it again")
+            text = "it lost entries, or its rebuilding was interrupted; open it again"
+            raise StorageCorrupt(files.path(FILE_NAME), None, text)
         return Store.open(files, index, options, node=node, progress=progress)
     except BaseException:
         with contextlib.suppress(StorageError):

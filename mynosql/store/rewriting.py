@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mynosql.batch import FLAG_OWED, FLAG_STRAY, Flat, flat_row
 from mynosql.idkey import id_hash
-from mynosql.row import Row
+from mynosql.row import Leaves, Row
 from mynosql.store import shard
 from mynosql.store.cache import Cache
 from mynosql.store.files import AppendFile, Files
@@ -89,6 +89,14 @@ class _Kept(NamedTuple):
     flat: Flat
 
 
+class Moved(NamedTuple):
+    """An entry that stood in a segment outside of the group."""
+
+    id_key: bytes
+    leaves: Leaves
+    segment: int
+
+
 class RewriteJob:
     """One group of segments to one segment, or to none when nothing of them counts any more."""
 
@@ -100,8 +108,12 @@ class RewriteJob:
         self.owed = 0
         self.dead: dict[int, int] = {}
         """Segment outside of the group → rows of it that died: their bodies stand where their changes do, now."""
+        self.moved: list[Moved] = []
+        """These rows, once committed."""
         self._files, self._index = files, index
         self._block_bytes_max = block_bytes_max
+        self._brought: list[tuple[bytes, Leaves, int]] = []
+        """Id key, leaves and old place of rows whose bodies a stray brought."""
         self._blocks: list[BlockRow] = []
         self._kept: list[tuple[int, int]] = []
         """Short hash and old place of each row, in the order of the new ones."""
@@ -165,6 +177,10 @@ class RewriteJob:
         if self.segment is not None and self.owed:
             owed[self.segment.number] = self.owed
         places, twins, twins_removed = self._placed(numbers)
+        for id_key, leaves, place in self._brought:
+            number = self._segment_of(shard.block_of(place))
+            if number not in numbers:
+                self.moved.append(Moved(id_key, leaves, number))
         self._index.commit(Commit(
             segments=() if self.segment is None else (self.segment,), blocks=self._blocks, places=places, twins=twins,
             twins_removed=twins_removed, dead=self.dead, segments_removed=sorted(numbers), notes={
@@ -222,6 +238,7 @@ class RewriteJob:
                     if brought is None:
                         continue
                     row, place = brought
+                    self._brought.append((id_key, row.leaves, place))
                 yield id_key, _Kept(row, found, place, flat_row(row))
 
     def _has_seq(self, seq: int) -> bool:

@@ -210,7 +210,7 @@ class Sealer:
             if error is not None:
                 raise error
             self.compactor.commit(job)
-            self.summer.on_rewritten(job.plan.group, job.segment)
+            self.summer.on_rewritten(job)
             self.shard_number = job.plan.shard_number
             self.compactor.on_sealed(self.shard_number)
         except (StorageFull, StorageCorrupt) as failed:

@@ -8,17 +8,20 @@ took out of the index. Driven by sealer.Sealer and Store under the lock; SumJob.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from mynosql.errors import StorageCorrupt
+from mynosql.errors import StorageCorrupt, StorageFull
 from mynosql.idkey import id_hash
 from mynosql.revision import entry_digest
 from mynosql.row import Leaves
 from mynosql.store import shard
 from mynosql.store.files import Files
-from mynosql.store.index import SHORT_HASH_BITS, Index, Segment, short_hash
+from mynosql.store.index import SHORT_HASH_BITS, Commit, Index, Segment, short_hash
 from mynosql.store.memtable import Memtable
+from mynosql.store.rebuild import REBUILDING_NOTE
+from mynosql.store.rewriting import RewriteJob
 from mynosql.store.sealed import Sealed
 from mynosql.store.sums import BUCKET_BITS, RangeSum, RangeSums, bucket_of, buckets_of
 from mynosql.store.unsealed import Unsealed
@@ -179,6 +182,19 @@ class Summer:
         if error is None:
             for bucket, total in job.totals.items():
                 self._sums.add(bucket, job.counts[bucket], total)
+            self._check(job)
+
+    def _check(self, job: SumJob) -> None:
+        """An index that names fewer rows of a segment than live in it is damaged: the next opening makes it anew."""
+        segment = next((found for found in self._sealed.segments if found.number == job.segment), None)
+        lost = 0 if segment is None else segment.row_count - segment.dead - sum(job.counts.values())
+        if lost and not job.errors:
+            self._sealed.note_problem(StorageCorrupt(
+                self._files.path("index"), None, f"it names {lost} rows too few of segment {job.segment}; what is "
+                "missing is asked of other nodes, and closing and opening the database makes the index anew",
+            ), lost)
+            with contextlib.suppress(StorageFull):  # each opening counts anew
+                self._index.commit(Commit(notes={REBUILDING_NOTE: b"1"}))
 
     def on_sealed(self, memtable: Memtable, buried: Mapping[bytes, int]) -> None:
         """A memtable is a segment now. buried: by id key, the segment in which the row stood that was replaced."""
@@ -197,12 +213,19 @@ class Summer:
             return set()
         return {segment.number for segment in self._sealed.segments} - self._counted
 
-    def on_rewritten(self, group: Iterable[Segment], segment: Segment | None) -> None:
-        numbers = {found.number for found in group}
+    def on_rewritten(self, job: RewriteJob) -> None:
+        """A group is one segment now, and is counted if the group was."""
+        if self._sums is None:
+            return
+        numbers = {segment.number for segment in job.plan.group}
         is_counted = numbers <= self._counted
+        for id_key, leaves, number in job.moved:
+            if is_counted != (number in self._counted):
+                digest = entry_digest(id_key, leaves)
+                self._sums.change(id_hash(id_key), None if is_counted else digest, digest if is_counted else None)
         self._counted -= numbers
-        if is_counted and segment is not None:
-            self._counted.add(segment.number)
+        if is_counted and job.segment is not None:
+            self._counted.add(job.segment.number)
 
     # Reading
 

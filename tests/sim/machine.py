@@ -22,6 +22,7 @@ from mynosql.scope import Scope, is_within
 from mynosql.store.store import Job, Store, StoreOptions
 from mynosql.sync import effects as fx
 from mynosql.sync.messages import Changes, Entries
+from mynosql.sync.options import SyncOptions
 from mynosql.sync.wire import decode, encode
 from tests.sim.memory_files import NO_LIMIT, MemoryFiles, PowerCut
 from tests.sim.memory_index import MemoryIndex
@@ -56,6 +57,8 @@ class MachineOptions:
     fsync_s: float = 0.001
     """How long the disk takes for one fsync."""
     acks: int = 1
+    sync: SyncOptions = field(default_factory=lambda: SyncOptions(compare_count_min=12, compare_differences_max=8))
+    """Indexes of a dozen changes are compared by ranges, which fails where more than eight entries differ."""
 
 
 @dataclass(slots=True)
@@ -237,12 +240,13 @@ class Process:
         is_new = not self.store.note("mode")
         self.replica = Replica(
             self.store, name=machine.database, node=disk.node, is_moved=is_moved,
-            is_mirror=machine.first_mode if is_new else None, acks=machine.options.acks,
+            is_mirror=machine.first_mode if is_new else None, acks=machine.options.acks, options=machine.options.sync,
             world=ReplicaWorld(
                 wall_ms=machine.wall_ms, mint=self.rng.randbytes, renew_node=self._renew_node, rng=self.rng
             ),
         )
         self.replica.before_long_work = self._send_ready
+        self.replica.on_work = self._plan_seal
         self.host = machine.network.add(machine.name, self, machine.address.port)
         self.received: Counter[str] = Counter()
         """Messages by kind."""

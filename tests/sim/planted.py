@@ -21,6 +21,7 @@ from mynosql.store.feeds import Feed
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.sync import dialling, serving
 from mynosql.sync import messages as ms
+from mynosql.sync.comparing import Comparing
 from mynosql.sync.confirming import Confirming
 from mynosql.sync.filling import Filler
 from mynosql.sync.following import Follower
@@ -115,6 +116,14 @@ def _gaps_taken(_: Any) -> Any:
 def _tails_missed(_: Any) -> Any:
     def broken(self: Follower, message: ms.Heartbeat) -> None:
         self._on_heard(message.next_ms / 1000)
+
+    return broken
+
+
+def _not_looked_up(look_up: Any) -> Any:
+    def broken(self: Comparing) -> None:
+        self._hashes = []
+        look_up(self)
 
     return broken
 
@@ -252,6 +261,7 @@ BUGS: dict[str, Bug] = {
     "tail-missed": Bug("a heartbeat with a later seq is not followed by a pull", (Follower,), "on_heartbeat",
                        _tails_missed),
     "chatter": Bug("a pull at every heartbeat", (Follower,), "on_heartbeat", _pulls_at_heartbeats),
+    "not-looked-up": Bug("what a comparison finds is not fetched", (Comparing,), "_look_up", _not_looked_up),
     "never-again": Bug("what was pushed over a lost link is not pushed again", (Outbox,), "_begin", _never_again),
     "delivered-when-sent": Bug("a push counts as delivered without its Ack", (Outbox,), "_settle",
                                _delivered_when_sent),

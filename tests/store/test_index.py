@@ -67,6 +67,13 @@ def test_many_places_are_asked_for_at_once(index: Index) -> None:
     assert index.places(iter([30, 30, 31])) == {30: 3}
 
 
+def test_places_of_a_range_of_hashes(index: Index) -> None:
+    index.commit(Commit(places={7: 1, 8: 2, 9: 3, 20: 4}, twins=[Placed(8, 20), Placed(20, 10)]))
+    assert sorted(index.places_between(8, 20)) == [2, 3, 20]
+    assert sorted(index.places_between(0, 1 << 42)) == [1, 2, 3, 4, 10, 20]
+    assert index.places_between(10, 20) == []
+
+
 def test_hashes_are_all_there_and_ascending_however_many(index: Index) -> None:
     wanted = sorted({Random(n).getrandbits(42) for n in range(25_000)})
     index.commit(Commit(places=dict.fromkeys(reversed(wanted), 1)))

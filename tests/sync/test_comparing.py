@@ -8,7 +8,7 @@ from mynosql.idkey import pack_id
 from mynosql.sync import messages as ms
 from mynosql.sync.options import SyncOptions
 from tests.sync.fake_store import FakeStore
-from tests.sync.harness import Machine, World
+from tests.sync.harness import Machine, Sent, World
 from tests.sync.rules import obeys
 
 COUNT = 300
@@ -53,6 +53,22 @@ def test_only_what_differs_travels_when_two_large_indexes_meet(kind: str) -> Non
     assert entries(world, "m1") <= 2
     cursor = other.node._hub.memory.cursors[mirror.index_id]
     assert cursor.seq == mirror.store.head
+
+
+def test_what_changes_during_a_comparison_follows_at_once() -> None:
+    world, mirror, other = two_mirrors()
+    restored(mirror, world)
+
+    def save_during(sent: Sent) -> bool:
+        if isinstance(sent.message, ms.Lookup):
+            mirror.save("during", b"1")
+        return True
+
+    world.on_deliver = save_during
+    mirror.start()
+    mirror.save("before", b"1")
+    other.start()
+    world.run_until(lambda: bool(other.leaves("during")), within_s=0.9)
 
 
 def test_a_small_index_is_pulled() -> None:
