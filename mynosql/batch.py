@@ -318,6 +318,11 @@ class Head:
         """FLAG_* bits."""
         return self._flags[i]
 
+    def leaves(self, i: int) -> Leaves:
+        """The leaf set of row i."""
+        extra = self._extra.get(i)
+        return (self._winner(i),) if extra is None else extra.leaves
+
     def entry(self, i: int) -> Entry:
         """Row i as the index answers it. Deleted leaves count as held."""
         flags = self._flags[i]

@@ -368,6 +368,12 @@ def pack_leaves(leaves: Leaves) -> bytes:
     then also vector without its own entry, excepted, floor. Vector and excepted are flat arrays of node number and
     `leaf's hlc - hlc`. One leaf set has one form of bytes.
     """
+    if len(leaves) == 1 and leaves[0].ancestry is None:
+        generation, hlc, node, deleted, size, digest, _ = leaves[0]
+        plain: bytes = msgpack.packb([
+            node.to_bytes(_NODE_BYTES, "big"), [generation, hlc, 0, *((None,) if deleted else (size, digest))],
+        ])
+        return plain
     nodes: set[int] = set()
     for leaf in leaves:
         nodes.add(leaf.node)
@@ -472,7 +478,4 @@ def _check_leaf_set(leaves: Leaves) -> None:
 
 def entry_digest(id_key: bytes, leaves: Leaves) -> bytes:
     """16 bytes of BLAKE2b over the id key and its leaves: equal on two nodes that know the same of the record."""
-    hashed = blake2b(len(id_key).to_bytes(4, "big"), digest_size=16)
-    hashed.update(id_key)
-    hashed.update(pack_leaves(leaves))
-    return hashed.digest()
+    return blake2b(len(id_key).to_bytes(4, "big") + id_key + pack_leaves(leaves), digest_size=16).digest()

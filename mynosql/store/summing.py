@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from mynosql.batch import Head
 from mynosql.errors import StorageCorrupt, StorageFull
 from mynosql.idkey import id_hash
 from mynosql.revision import entry_digest
@@ -74,18 +75,22 @@ class SumJob:
             except StorageCorrupt as error:
                 self.errors.append(error)
                 continue
-            hashes = [id_hash(rows.id_key(slot)) for slot in range(rows.count)]
-            places = self._index.places({short_hash(found) for found in hashes})
-            for slot, found in enumerate(hashes):
-                place = shard.place_of(block.number, slot)
-                short = short_hash(found)
-                if places.get(short) == place or place in self._index.twins(short):
-                    self._add(bucket_of(found), entry_digest(rows.id_key(slot), rows.entry(slot).leaves))
+            rows.expand()
+            self._add(rows, shard.place_of(block.number, 0))
             self._pause()
 
-    def _add(self, bucket: int, digest: bytes) -> None:
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
-        self.totals[bucket] = self.totals.get(bucket, 0) + int.from_bytes(digest, "big")
+    def _add(self, rows: Head, first: int) -> None:
+        """The rows of a block that the index names. first: the place of its first row."""
+        counts, totals, twins = self.counts, self.totals, self._index.twins
+        hashes = [id_hash(rows.id_key(slot)) for slot in range(rows.count)]
+        shorts = [short_hash(found) for found in hashes]
+        places = self._index.places(shorts)
+        for slot, (found, short) in enumerate(zip(hashes, shorts, strict=True)):
+            if places.get(short) == first + slot or first + slot in twins(short):
+                bucket = bucket_of(found)
+                digest = entry_digest(rows.id_key(slot), rows.leaves(slot))
+                counts[bucket] = counts.get(bucket, 0) + 1
+                totals[bucket] = totals.get(bucket, 0) + int.from_bytes(digest, "big")
 
 
 class Summer:

@@ -16,7 +16,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
-from mynosql.sync.reconciling import Comparison, Item
+from mynosql.sync.reconciling import WHOLE, Comparison, Item
 from mynosql.sync.wire import HASHES_MAX
 
 VERSION = 2
@@ -34,6 +34,50 @@ class Difference(NamedTuple):
     """Id keys of ours that it has not, or has with other leaves."""
     until: int
     """only_here speaks of our changes up to this seq."""
+
+
+class Pair(NamedTuple):
+    """The sums over two whole indexes."""
+
+    theirs: int
+    ours: int
+
+
+class Doubts:
+    """Notices that both nodes have all changes of each other and their sums differ, twice the same."""
+
+    def __init__(self, hub: Hub, card: ms.Card, compare: Callable[[], None]) -> None:
+        self._hub = hub
+        self._card = card
+        self._compare = compare
+        self._odd: Pair | None = None
+
+    def check(self, total: bytes) -> None:
+        """The mirror's sum, of an index of which all is here."""
+        hub = self._hub
+        known = hub.memory.confirmed.get(self._card.node, 0) if hub.is_mirror else hub.memory.acked
+        if total and known >= hub.durable:
+            hub.ask(
+                lambda token: fx.ReadSums(token=token, question=WHOLE, is_urgent=False),
+                lambda result: self._on_ours(int.from_bytes(total, "big"), result),
+            )
+
+    def _on_ours(self, theirs: int, result: fx.Sums | fx.Failed) -> None:
+        if isinstance(result, fx.Failed) or result.answer is None or result.head != self._hub.durable:
+            return
+        pair = Pair(theirs, result.answer.sums[0].total)
+        if pair.theirs == pair.ours:
+            self._odd = None
+        elif self._odd != pair:
+            self._odd = pair
+        elif self._is_worth(pair):
+            self._hub.followers.doubted[self._card.index_id] = self._hub.now, pair
+            self._compare()
+
+    def _is_worth(self, pair: Pair) -> bool:
+        """These sums were not compared before, and no others just now."""
+        last = self._hub.followers.doubted.get(self._card.index_id)
+        return last is None or (last[1] != pair and self._hub.now >= last[0] + self._hub.options.compare_rest_s)
 
 
 class Comparing:

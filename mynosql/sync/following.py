@@ -18,12 +18,11 @@ from mynosql.scope import Scope, added_to
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.comparing import VERSION as COMPARING_VERSION
-from mynosql.sync.comparing import Comparing, Difference
+from mynosql.sync.comparing import Comparing, Difference, Doubts, Pair
 from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import Cursor, highest_hlc_of
 from mynosql.sync.receiving import bare_leaves
-from mynosql.sync.reconciling import WHOLE
 
 WAITING_MAX = 4
 """Batches that wait while one is being applied; more are dropped and asked for again."""
@@ -58,8 +57,7 @@ class Follower:
         """Our store could not write: no Pull before."""
         self._is_applying = False
         self._comparing: Comparing | None = None
-        self._odd: tuple[bytes, int] | None = None
-        """Their sum and ours, when they last differed."""
+        self._doubts = Doubts(hub, card, self._compare)
         self._waiting: deque[tuple[tuple[Row, ...], int]] = deque()
         self._is_closed = False
         self.is_caught_up = False
@@ -223,7 +221,9 @@ class Follower:
             self._pull()
         elif self.is_caught_up:
             hub.announce(fx.Kind.CAUGHT_UP)
-            self._check_sum(message)
+            is_resting = not self._is_applying and not self._waiting and self._comparing is None
+            if self._scope is None and message.head == self.cursor.seq and is_resting:
+                self._doubts.check(message.total)
 
     # Comparing
 
@@ -254,30 +254,6 @@ class Follower:
         self._received = max(self._received, head)
         self._waiting.append((found.rows, head))
         self._apply_next(is_compared=True)
-
-    def _check_sum(self, message: ms.Heartbeat) -> None:
-        """Both have each other's changes, and the sums differ all the same, twice: something was lost or damaged."""
-        hub = self._hub
-        if not message.total or self._scope is not None or message.head != self.cursor.seq or self._waiting:
-            return
-        known = hub.memory.confirmed.get(self._card.node, 0) if hub.is_mirror else hub.memory.acked
-        if self._is_applying or self._comparing is not None or known < hub.durable:
-            return
-        hub.ask(
-            lambda token: fx.ReadSums(token=token, question=WHOLE, is_urgent=False),
-            partial(self._on_own_sum, message.total),
-        )
-
-    def _on_own_sum(self, total: bytes, result: fx.Sums | fx.Failed) -> None:
-        if isinstance(result, fx.Failed) or result.answer is None or result.head != self._hub.durable:
-            return
-        pair = (total, result.answer.sums[0].total)
-        if int.from_bytes(total, "big") == pair[1]:
-            self._odd = None
-        elif self._odd != pair:
-            self._odd = pair
-        elif self._hub.followers.may_compare(self.index_id, pair):
-            self._compare()
 
     # Applying
 
@@ -452,8 +428,8 @@ class Followers:
         self._by_address: dict[Address, Follower] = {}
         self.catchups: dict[bytes, Catchup] = {}
         """Per index id: prefixes that came into the scope and are not all here yet."""
-        self._compared: dict[bytes, tuple[float, tuple[bytes, int]]] = {}
-        """Per index id: when sums that differed were last compared, theirs and ours."""
+        self.doubted: dict[bytes, tuple[float, Pair]] = {}
+        """Per index id: when sums that differed were last compared, and which."""
 
     def begin(self, dialled: Dialled, welcome: ms.Welcome) -> None:
         """The feed of that mirror is followed from here on, unless nothing of it is within our scope."""
@@ -487,15 +463,6 @@ class Followers:
         follower = self._by_address.get(dialled.address)
         if follower is not None:
             follower.on_found(message)
-
-    def may_compare(self, index_id: bytes, pair: tuple[bytes, int]) -> bool:
-        """These two sums were not compared before, and no others just now. True counts as comparing them."""
-        hub = self._hub
-        last = self._compared.get(index_id)
-        if last is not None and (last[1] == pair or hub.now < last[0] + hub.options.compare_rest_s):
-            return False
-        self._compared[index_id] = hub.now, pair
-        return True
 
     def on_told(self, dialled: Dialled, message: ms.Changes) -> None:
         follower = self._by_address.get(dialled.address)
