@@ -35,8 +35,8 @@ WAIT_S_MAX = 20.0
 """The longest that one request may wait inside the process, so that a command that was killed frees its place soon."""
 ANSWER_MARGIN_S = 10.0
 """Beyond its own waiting a request may take this long: the process can be busy with a seal or a first sync."""
-CHECK_TIMEOUT_S = 3600.0
-"""checkdb reads the whole folder; a disk of a terabyte takes its time."""
+WHOLE_TIMEOUT_S = 3600.0
+"""checkdb and the like read the whole folder; a disk of a terabyte takes its time."""
 NOW = "now"
 """In place of a token: the point that the feed has reached."""
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def answer(db: MyNoSQL, payload: bytes) -> bytes:
-    """The packed answer to one packed request. Never raises; blocks for WAIT_S_MAX at most (checkdb: as it takes)."""
+    """The packed answer to one packed request. Never raises; blocks for WAIT_S_MAX at most (checkdb …: as it takes)."""
     try:
         return pack_value({"ok": _perform(db, payload)})
     except Exception as error:
@@ -134,6 +134,22 @@ def _check(db: MyNoSQL, request: dict[Any, Any]) -> Any:
     return {**_fields(report), "problems": [_fields(problem) for problem in report.problems]}
 
 
+def _compact(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    db.compactdb()
+
+
+def _backup(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    return db.backupdb(request["folder"])
+
+
+def _export(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    return db.exportdb(request["file"])
+
+
+def _import(db: MyNoSQL, request: dict[Any, Any]) -> Any:
+    return db.importdb(request["file"])
+
+
 def _wait(db: MyNoSQL, request: dict[Any, Any]) -> Any:
     return db.waitsync(timeout=_seconds(request, "timeout"))
 
@@ -167,7 +183,8 @@ def _addpeer(db: MyNoSQL, request: dict[Any, Any]) -> Any:
 _VERBS: dict[str, Callable[[MyNoSQL, dict[Any, Any]], Any]] = {
     "put": _put, "get": _get, "info": _info, "ls": _ls, "status": _status, "watch": _watch, "check": _check,
     "wait": _wait, "addpeer": _addpeer, "conflicted": _conflicted, "conflicts": _conflicts, "resolve": _resolve,
-    "rejected": _rejected, "retry": _retry,
+    "rejected": _rejected, "retry": _retry, "compact": _compact, "backup": _backup, "export": _export,
+    "import": _import,
 }
 
 
@@ -293,9 +310,21 @@ class RemoteDatabase:
         return [_view(Change, change) for change in found["changes"]], found["token"]
 
     def checkdb(self) -> CheckReport:
-        found = self._ask("check", CHECK_TIMEOUT_S)
+        found = self._ask("check", WHOLE_TIMEOUT_S)
         problems = tuple(_view(Problem, problem) for problem in found["problems"])
         return _view(CheckReport, {**found, "problems": problems})
+
+    def compactdb(self) -> None:
+        self._ask("compact", WHOLE_TIMEOUT_S)
+
+    def backupdb(self, folder: str) -> str:
+        return str(self._ask("backup", WHOLE_TIMEOUT_S, folder=folder))
+
+    def exportdb(self, file: str) -> int:
+        return int(self._ask("export", WHOLE_TIMEOUT_S, file=file))
+
+    def importdb(self, file: str) -> int:
+        return int(self._ask("import", WHOLE_TIMEOUT_S, file=file))
 
     def waitsync(self, timeout: float) -> bool:
         left = timeout

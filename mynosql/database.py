@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, get_args
 
+from mynosql.backup import back_up
 from mynosql.codec import pack_body, pack_record, pack_whole, unpack_body, unpack_whole
 from mynosql.control import answer, refusal
 from mynosql.errors import (
@@ -513,6 +514,16 @@ class MyNoSQL:
         done again. progress: (bytes read, all). Raises RecordInvalid with the line; what stands before it is saved.
         """
         return import_records(self, file, progress)
+
+    def backupdb(self, folder: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> str:
+        """A copy of this database as it is now, made while others go on saving; returns its folder, `folder`/name.
+
+        folder: made if missing; opendb(name, location=folder) opens the copy. It is durable on return, complete or not
+        there at all, and has no identity: opened, it is a node of its own and may join the mesh. A peer's copy holds
+        what the peer holds. progress is called with (bytes done, all). Raises OptionInvalid when there is something
+        at that place already, StorageFull, StorageFailed.
+        """
+        return back_up(self._node(), folder, progress)
 
     def compactdb(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Give back, now, the disk space of replaced revisions and join small segments; else it happens by and by.

@@ -84,6 +84,7 @@ class OpenDatabase:
 
     def _build(self, folder: Folder, answer: Callable[[bytes], bytes]) -> None:
         options = self.options
+        self.name = options.name
         self.store: Store = open_store(
             folder.files,
             StoreOptions(

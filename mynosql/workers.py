@@ -55,7 +55,7 @@ class Workers:
         self._seal_at: float | None = None
         self._due_since: float | None = None
         self._threads: list[threading.Thread] = []
-        replica.on_work = self._seal_wake.notify
+        replica.on_work = self.wake_sealer
 
     def start(self) -> None:
         """Both threads run."""
@@ -99,6 +99,10 @@ class Workers:
     def sync_now(self) -> None:
         """The fsync thread starts as soon as it can (a message waits for it, or durability is "each")."""
         self._arm_sync(0.0)
+
+    def wake_sealer(self) -> None:
+        """There is something to seal, to count or to write again."""
+        self._seal_wake.notify()
 
     def wait(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
         """Blocks, lock released, until the condition holds (True) or the time is over (False).

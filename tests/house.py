@@ -27,8 +27,8 @@ FLOORS = {
     "net": 3,
     **dict.fromkeys(
         (
-            "bridge", "control", "database", "exporting", "feed", "merging", "opened", "parallel", "rejecting",
-            "workers",
+            "backup", "bridge", "control", "database", "exporting", "feed", "merging", "opened", "parallel",
+            "rejecting", "workers",
         ), 4,
     ),
     **dict.fromkeys(("cli", "__main__"), 5),

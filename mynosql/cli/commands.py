@@ -1,4 +1,4 @@
-"""What put, get, ls, status, watch, check and keygen do: arguments in, text out, an exit code back.
+"""What put, get, ls, status, watch and keygen do: arguments in, text out, an exit code back.
 
 Each works on an Access, so that it does not matter which process has the database open.
 """
@@ -187,21 +187,6 @@ def watch(args: argparse.Namespace) -> int:
     return OK
 
 
-def check(args: argparse.Namespace) -> int:
-    """Prints what checkdb found."""
-    with reach(args) as access:
-        report = access.call("checkdb")
-    if args.json:
-        print_json({**fields_of(report), "problems": [fields_of(problem) for problem in report.problems]})
-    else:
-        for problem in report.problems:
-            where = problem.file if problem.offset is None else f"{problem.file} at byte {problem.offset:,}"
-            print(f"{where}: {problem.what} ({problem.records:,} records)")
-        verdict = "ok" if report.ok else f"{len(report.problems)} problems"
-        print(f"{args.name}: {verdict}; {report.records:,} records in {report.blocks:,} blocks read")
-    return OK if report.ok else NOT_FOUND
-
-
 def keygen(args: argparse.Namespace) -> int:
     """Prints a new cluster secret, or writes it to a file that only its owner can read."""
     from mynosql.net.security import keygen as make_secret
@@ -245,5 +230,5 @@ def print_json(value: Any, indent: int | None = None) -> None:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "put": put, "get": get, "ls": ls, "status": status, "watch": watch, "check": check, "keygen": keygen,
+    "put": put, "get": get, "ls": ls, "status": status, "watch": watch, "keygen": keygen,
 }

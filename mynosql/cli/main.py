@@ -79,6 +79,10 @@ def _find_command(name: str) -> Callable[[argparse.Namespace], int]:
         from mynosql.cli import conflicts
 
         return conflicts.COMMANDS[name]
+    if name in ("check", "compact", "backup", "export", "import"):
+        from mynosql.cli import keeping
+
+        return keeping.COMMANDS[name]
     from mynosql.cli.commands import COMMANDS
 
     return COMMANDS[name]
@@ -143,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_conflicts(add)
     _add_resolve(add)
     _add_rejected(add)
-    _add_check(add)
+    _add_keeping(add)
     _add_keygen(add)
     return parser
 
@@ -240,8 +244,15 @@ def _add_rejected(add: _Add) -> None:
     rejected.add_argument("--wait", type=seconds, metavar="S", help="with --retry: as for put")
 
 
-def _add_check(add: _Add) -> None:
+def _add_keeping(add: _Add) -> None:
     _database_command(add, "check", "read and compare every byte of the folder; exit code 1 if problems are found")
+    _database_command(add, "compact", "give back the disk space of replaced revisions, now")
+    backup = _database_command(add, "backup", "copy the database as it is now to FOLDER/NAME, beside whoever uses it")
+    backup.add_argument("folder", metavar="FOLDER", help="made if missing; --location FOLDER opens the copy")
+    export = _database_command(add, "export", "write all records to a file, in id order")
+    export.add_argument("file", metavar="FILE", help="ends in .jsonl (every type is kept) or .csv; replaced")
+    load = _database_command(add, "import", "save all records of a file that export wrote, over what their ids had")
+    load.add_argument("file", metavar="FILE", help="a name that ends in .jsonl or .csv")
 
 
 def _add_keygen(add: _Add) -> None:

@@ -8,6 +8,7 @@ job goes without it.
 from __future__ import annotations
 
 import contextlib
+from enum import Enum
 
 from mynosql.errors import StorageCorrupt, StorageError, StorageFull
 from mynosql.store.compaction import Compactor
@@ -33,6 +34,16 @@ SPARE_JOURNAL_FROM = 0.5
 """Once the memtable is so full, the next fsync also makes the journal for the one after it."""
 
 
+class Hold(Enum):
+    """What waits while the files are copied."""
+
+    NOTHING = 0
+    REWRITING = 1
+    """Nothing is written again: shards stay where they are."""
+    ALL = 2
+    """Nothing is sealed either: index and journals stay as they are."""
+
+
 class Sealer:
     """Turns what is unsealed into what is sealed, one memtable at a time, oldest first."""
 
@@ -45,6 +56,7 @@ class Sealer:
         self.read_only_reason: str | None = None
         self.full: StorageFull | None = None
         """Why the last seal failed, when the disk was full."""
+        self.hold = Hold.NOTHING
         self.shard_number = 0
         self.filter_rows_saved = 0
         self._files, self._index, self._options = files, index, options
@@ -76,16 +88,23 @@ class Sealer:
     def is_due(self) -> bool:
         """A full memtable waits and no seal job is under way."""
         waits = bool(self._unsealed.frozen) or self._is_ripe
-        return waits and self._seal is None and self.read_only_reason is None
+        return waits and self._seal is None and self.read_only_reason is None and self.hold is not Hold.ALL
+
+    @property
+    def is_busy(self) -> bool:
+        """A job that writes shards or index is under way."""
+        return self._seal is not None
 
     def next_due(self, now: float) -> float | None:
         """When seal_job() is worth calling, now or later; None: not before something is written."""
-        if self.read_only_reason is not None or self._seal is not None:
+        if self.read_only_reason is not None or self._seal is not None or self.hold is Hold.ALL:
             return None
         if self.is_due:
             return now
         idle_from = self._idle_from(now)
-        dues = [self.compactor.next_due(now), self.summer.next_due(now, idle_from)]
+        dues = [self.summer.next_due(now, idle_from)]
+        if self.hold is Hold.NOTHING:
+            dues.append(self.compactor.next_due(now))
         if not self._unsealed.active.is_empty:
             dues.append(now if self._is_seal_asked else idle_from + self._options.idle_seal_s)
         return min([due for due in dues if due is not None], default=None)
@@ -124,16 +143,16 @@ class Sealer:
 
     def job(self, now: float, *, force: bool, is_idle: bool) -> SealJob | RewriteJob | SumJob | None:
         """A seal, see seal_job(); where nothing is to be sealed, what keeps sums or gives back space."""
-        if self._seal is not None or self.read_only_reason is not None:
+        if self._seal is not None or self.read_only_reason is not None or self.hold is Hold.ALL:
             return None
         if self._asked_memtable not in self._unsealed.memtables:
             self._asked_memtable = None
         job = self.seal_job(force=force or self._asked_memtable is not None, is_idle=is_idle)
         if job is not None or force:
             return job
-        self._seal = self.summer.job(now, self._idle_from(now), self._options.pause) or self.compactor.job(
-            now, self.shard_number, is_idle=is_idle
-        )
+        self._seal = self.summer.job(now, self._idle_from(now), self._options.pause)
+        if self._seal is None and self.hold is Hold.NOTHING:
+            self._seal = self.compactor.job(now, self.shard_number, is_idle=is_idle)
         return self._seal
 
     def ask_compaction(self) -> None:

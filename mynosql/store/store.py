@@ -15,6 +15,7 @@ from mynosql.errors import StorageCorrupt, StorageError, StorageFailed, StorageF
 from mynosql.row import Entry, Leaf, Row
 from mynosql.store import recovery
 from mynosql.store.check import Checker
+from mynosql.store.copying import Copying
 from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
 from mynosql.store.index import Index
@@ -26,7 +27,7 @@ from mynosql.store.rewriting import RewriteJob
 from mynosql.store.scan import scan
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.sealed import Sealed
-from mynosql.store.sealer import Sealer
+from mynosql.store.sealer import Hold, Sealer
 from mynosql.store.summing import Hashed, SumJob
 from mynosql.store.sums import RangeSum
 from mynosql.store.types import CheckReport, Counters, FeedSlice, Problem, StoreOptions
@@ -485,6 +486,20 @@ class Store:
             self._sealer.finish_rewrite(job, error)
 
     # The whole
+
+    @property
+    def is_busy(self) -> bool:
+        """A job that writes shards or index is under way."""
+        return self._sealer.is_busy
+
+    @property
+    def is_held(self) -> bool:
+        """The files are being copied."""
+        return self._sealer.hold is not Hold.NOTHING
+
+    def copying(self) -> Copying:
+        """A copy of the files, to be made step by step. One at a time."""
+        return Copying(self._files, self._sealer)
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> CheckReport:
         """Every byte is read and compared; damage is reported, not repaired. progress(done, total): bytes read.

@@ -1,4 +1,4 @@
-"""What the commands do with records: saved, read, listed, watched, checked; secrets made."""
+"""What the commands do with records: saved, read, listed, watched; secrets made."""
 
 from __future__ import annotations
 
@@ -98,26 +98,6 @@ def test_watching_all_that_is_there_ends_after_count(mynosql_here: Run) -> None:
     assert [change["id"] for change in found] == ["a", "b"]
     rest = mynosql_here("watch", "Notes", "--since", found[0]["token"], "--count", "1")
     assert rest.out.split()[0] == "b"
-
-
-def test_a_check_of_a_sound_folder_says_ok(mynosql_here: Run) -> None:
-    mynosql_here("put", "Notes", "a", "{}")
-    checked = mynosql_here("check", "Notes")
-    assert checked.code == exits.OK
-    assert checked.out.startswith("Notes: ok; 1 records")
-    assert mynosql_here("check", "Notes", "--json").json["ok"] is True
-
-
-def test_a_check_of_a_damaged_folder_names_the_file_and_exits_with_1(mynosql_here: Run, tmp_path: Path) -> None:
-    lines = "".join(json.dumps({"id": f"k{n}", "text": str(n) * 50}) + "\n" for n in range(500))
-    mynosql_here("put", "Notes", stdin=lines)
-    shard = max((tmp_path / "home" / "Notes").rglob("*shard*"), key=lambda path: path.stat().st_size)
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    shard.write_bytes(content)
-    checked = mynosql_here("check", "Notes")
-    assert checked.code == exits.NOT_FOUND
-    assert shard.name in checked.out
 
 
 def test_wrong_json_makes_no_database(mynosql_here: Run, tmp_path: Path) -> None:
