@@ -38,6 +38,9 @@ from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
 """The index id: 16 random bytes, minted when the index is made, restored or moved."""
+OWNER_NOTE = "index-node"
+"""The node id that the index id was minted for (hexadecimal). Another one in the identity: the power failed or the disk
+was full between the two, or the folder came back without its identity."""
 MODE_NOTE = "mode"
 ACKS_NOTE = "acks"
 """How many other mirrors must have a change before it counts as delivered (decimal); none: one."""
@@ -96,8 +99,8 @@ class Replica:
         self.bytes_sent = 0
         self.bytes_received = 0
         notes: dict[str, bytes] = {}
-        if is_moved or not store.note(INDEX_NOTE):
-            notes[INDEX_NOTE] = world.mint(16)
+        if is_moved or store.note(OWNER_NOTE) != _owner_note(node):
+            notes |= {INDEX_NOTE: world.mint(16), OWNER_NOTE: _owner_note(node)}
         if is_mirror is not None and store.note(MODE_NOTE) != _mode_note(is_mirror):
             notes[MODE_NOTE] = _mode_note(is_mirror)
         if acks is not None and store.note(ACKS_NOTE) != b"%d" % acks:
@@ -150,6 +153,11 @@ class Replica:
     @property
     def index_id(self) -> bytes:
         return self.store.note(INDEX_NOTE)
+
+    @property
+    def is_renewal_due(self) -> bool:
+        """A new identity is wanted, and the disk has not taken all of it: nothing is heard or said meanwhile."""
+        return self._is_renewal_due
 
     @property
     def is_mirror(self) -> bool:
@@ -583,7 +591,7 @@ class Replica:
             node = self._world.renew_node()
             self.ledger.rename(node)
             self.store.node = node
-            self._write_durably({INDEX_NOTE: self._world.mint(16)})
+            self._write_durably({INDEX_NOTE: self._world.mint(16), OWNER_NOTE: _owner_note(node)})
         except StorageError as error:
             self.on_failure(error)
             return []
@@ -596,6 +604,10 @@ class Replica:
             self._as_of_ms = self._world.wall_ms()
             if is_first:
                 self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=str(self._as_of_ms).encode()))
+
+
+def _owner_note(node: int) -> bytes:
+    return b"%016x" % node
 
 
 def _mode_note(is_mirror: bool) -> bytes:
