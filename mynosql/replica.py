@@ -50,6 +50,8 @@ COMPLETE_NOTE = "complete"
 SCOPED_SLICES_MAX = 4
 """Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
 REFUSED_LINKS_MAX = 256
+DISK_RETRY_S = 1.0
+"""What a full disk refused is tried again this often: nothing else need be due."""
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -119,6 +121,7 @@ class Replica:
         self._unwritten: dict[str, bytes] = {}
         """Notes that a full disk refused, tried again at every step and with the next note."""
         self._is_renewal_due = False
+        self._stepped_at = float("-inf")
         self._refused: dict[fx.Link, str] = {}
         """What was shown of connections that could not be made; forgotten when they can."""
         self._next_request = 1
@@ -383,6 +386,7 @@ class Replica:
 
     def step(self, now: float) -> None:
         """What is due is done."""
+        self._stepped_at = now
         if self._unwritten:
             self._write_notes(self._unwritten)
         if self._is_renewal_due:
@@ -390,7 +394,11 @@ class Replica:
         self._perform(self.node.step(now), now)
 
     def next_due(self, now: float) -> float | None:
-        return self.node.next_due(now)
+        due = self.node.next_due(now)
+        if not (self._unwritten or self._is_renewal_due) or self.store.read_only_reason is not None:
+            return due
+        retry_at = self._stepped_at + DISK_RETRY_S
+        return retry_at if due is None else min(due, retry_at)
 
     # The gate
 

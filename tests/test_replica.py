@@ -11,7 +11,7 @@ from mynosql.address import Address
 from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
 from mynosql.ledger import Save
-from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
+from mynosql.replica import COMPLETE_NOTE, DISK_RETRY_S, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
 from mynosql.row import Version
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
@@ -353,6 +353,27 @@ def test_a_renewal_that_the_disk_does_not_take_is_put_off_not_raised(made: Made,
     renewed = [args for name, args in made.node.calls if name == "on_renewed"]
     assert renewed == ([(99, made.replica.index_id, 0.0)] if is_writable else [])
     assert (made.replica.index_id != before) is is_writable
+
+
+@pytest.mark.parametrize("refused", [fx.Renew(reason="a folder that was rolled back"), fx.SetNote(key="k", value=b"v")])
+def test_what_a_full_disk_refused_is_tried_again_although_nothing_else_is_due(made: Made, refused: fx.Effect) -> None:
+    """A mirror that nobody was connected to never tried: it heard and said nothing until it was opened again."""
+    made.node.next_due = lambda now: None  # type: ignore[attr-defined]
+    assert made.replica.next_due(0.0) is None
+
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.perform(refused)
+    due = made.replica.next_due(0.0)
+    assert due == DISK_RETRY_S
+    made.replica.step(due)
+    assert made.replica.next_due(due) == 2 * DISK_RETRY_S
+    made.files.on_operation = lambda operation, name: None
+    made.replica.step(2 * DISK_RETRY_S)
+    assert made.replica.next_due(2 * DISK_RETRY_S) is None
+    assert made.replica.index_id == made.store.note(INDEX_NOTE)
 
 
 def test_a_renewal_that_a_power_cut_ended_halfway_is_completed_at_the_next_opening(made: Made) -> None:
