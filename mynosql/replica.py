@@ -40,6 +40,9 @@ from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
 """The index id: 16 random bytes, minted when the index is made, restored or moved."""
+OWNER_NOTE = "index-node"
+"""The node id that the index id was minted for (hexadecimal). Another one in the identity: the power failed or the disk
+was full between the two, or the folder came back without its identity."""
 MODE_NOTE = "mode"
 ACKS_NOTE = "acks"
 """How many other mirrors must have a change before it counts as delivered (decimal); none: one."""
@@ -49,6 +52,8 @@ COMPLETE_NOTE = "complete"
 SCOPED_SLICES_MAX = 4
 """Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
 REFUSED_LINKS_MAX = 256
+DISK_RETRY_S = 1.0
+"""What a full disk refused is tried again this often: nothing else need be due."""
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -98,8 +103,8 @@ class Replica:
         self.bytes_sent = 0
         self.bytes_received = 0
         notes: dict[str, bytes] = {}
-        if is_moved or not store.note(INDEX_NOTE):
-            notes[INDEX_NOTE] = world.mint(16)
+        if is_moved or store.note(OWNER_NOTE) != _owner_note(node):
+            notes |= {INDEX_NOTE: world.mint(16), OWNER_NOTE: _owner_note(node)}
         if is_mirror is not None and store.note(MODE_NOTE) != _mode_note(is_mirror):
             notes[MODE_NOTE] = _mode_note(is_mirror)
         if acks is not None and store.note(ACKS_NOTE) != b"%d" % acks:
@@ -120,6 +125,7 @@ class Replica:
         self._unwritten: dict[str, bytes] = {}
         """Notes that a full disk refused, tried again at every step and with the next note."""
         self._is_renewal_due = False
+        self._stepped_at = float("-inf")
         self._refused: dict[fx.Link, str] = {}
         """What was shown of connections that could not be made; forgotten when they can."""
         self._next_request = 1
@@ -154,6 +160,11 @@ class Replica:
     @property
     def index_id(self) -> bytes:
         return self.store.note(INDEX_NOTE)
+
+    @property
+    def is_renewal_due(self) -> bool:
+        """A new identity is wanted, and the disk has not taken all of it: nothing is heard or said meanwhile."""
+        return self._is_renewal_due
 
     @property
     def is_mirror(self) -> bool:
@@ -379,6 +390,7 @@ class Replica:
 
     def step(self, now: float) -> None:
         """What is due is done."""
+        self._stepped_at = now
         if self._unwritten:
             self._write_notes(self._unwritten)
         if self._is_renewal_due:
@@ -386,7 +398,11 @@ class Replica:
         self._perform(self.node.step(now), now)
 
     def next_due(self, now: float) -> float | None:
-        return self.node.next_due(now)
+        due = self.node.next_due(now)
+        if not (self._unwritten or self._is_renewal_due) or self.store.read_only_reason is not None:
+            return due
+        retry_at = self._stepped_at + DISK_RETRY_S
+        return retry_at if due is None else min(due, retry_at)
 
     # The gate
 
@@ -611,7 +627,7 @@ class Replica:
             node = self._world.renew_node()
             self.ledger.rename(node)
             self.store.node = node
-            self._write_durably({INDEX_NOTE: self._world.mint(16)})
+            self._write_durably({INDEX_NOTE: self._world.mint(16), OWNER_NOTE: _owner_note(node)})
         except StorageError as error:
             self.on_failure(error)
             return []
@@ -641,6 +657,10 @@ def _unsigned(id_hash: int) -> int:
 
 def _signed(id_hash: int) -> int:
     return id_hash - (1 << 64) if id_hash >> 63 else id_hash
+
+
+def _owner_note(node: int) -> bytes:
+    return b"%016x" % node
 
 
 def _mode_note(is_mirror: bool) -> bytes:

@@ -47,6 +47,22 @@ def test_a_folder_is_free_after_close_and_only_then(tmp_path: Path) -> None:
     assert threads() <= before
 
 
+def test_a_folder_that_lost_its_identity_names_its_history_anew(tmp_path: Path) -> None:
+    """A restored backup has none: under the old index id its next changes would pass for those that it lost."""
+    folder = tmp_path / "db"
+    node = opened(folder)
+    before = node.index_id
+    node.close()
+    (folder / "identity").unlink()
+    node = opened(folder)
+    assert node.index_id != before
+    kept = node.index_id
+    node.close()
+    node = opened(folder)
+    assert node.index_id == kept
+    node.close()
+
+
 def test_closing_ends_the_newest_part_first_and_goes_on_past_a_failure(tmp_path: Path) -> None:
     node = opened(tmp_path / "db")
     ended: list[str] = []

@@ -11,7 +11,7 @@ from mynosql.address import Address
 from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
 from mynosql.ledger import Save
-from mynosql.replica import COMPLETE_NOTE, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
+from mynosql.replica import COMPLETE_NOTE, DISK_RETRY_S, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
 from mynosql.row import Version
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
@@ -81,10 +81,11 @@ class Made:
         return self.minted.to_bytes(size, "big")
 
     def open(
-        self, store: Store, *, is_moved: bool = False, is_mirror: bool | None = None, acks: int | None = None,
+        self, store: Store, *, node: int = NODE, is_moved: bool = False, is_mirror: bool | None = None,
+        acks: int | None = None,
     ) -> Replica:
         world = World(wall_ms=lambda: 5_000_000, mint=self.mint, renew_node=lambda: 99, rng=random.Random(1))
-        return Replica(store, name="Test", node=NODE, is_moved=is_moved, is_mirror=is_mirror, world=world, acks=acks)
+        return Replica(store, name="Test", node=node, is_moved=is_moved, is_mirror=is_mirror, world=world, acks=acks)
 
     def perform(self, *effects: fx.Effect) -> None:
         """The node asks for these."""
@@ -354,6 +355,44 @@ def test_a_renewal_that_the_disk_does_not_take_is_put_off_not_raised(made: Made,
     assert (made.replica.index_id != before) is is_writable
 
 
+@pytest.mark.parametrize("refused", [fx.Renew(reason="a folder that was rolled back"), fx.SetNote(key="k", value=b"v")])
+def test_what_a_full_disk_refused_is_tried_again_although_nothing_else_is_due(made: Made, refused: fx.Effect) -> None:
+    """A mirror that nobody was connected to never tried: it heard and said nothing until it was opened again."""
+    made.node.next_due = lambda now: None  # type: ignore[attr-defined]
+    assert made.replica.next_due(0.0) is None
+
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.perform(refused)
+    due = made.replica.next_due(0.0)
+    assert due == DISK_RETRY_S
+    made.replica.step(due)
+    assert made.replica.next_due(due) == 2 * DISK_RETRY_S
+    made.files.on_operation = lambda operation, name: None
+    made.replica.step(2 * DISK_RETRY_S)
+    assert made.replica.next_due(2 * DISK_RETRY_S) is None
+    assert made.replica.index_id == made.store.note(INDEX_NOTE)
+
+
+def test_a_renewal_that_a_power_cut_ended_halfway_is_completed_at_the_next_opening(made: Made) -> None:
+    """The node id was new, the index id that of the lost history: cursors of others counted what was not there."""
+    before = made.replica.index_id
+
+    def full(operation: str, name: str) -> None:
+        raise StorageFull("no room")
+
+    made.files.on_operation = full
+    made.perform(fx.Renew(reason="a folder that was rolled back"))
+    assert made.replica.is_renewal_due
+    made.files.on_operation = lambda operation, name: None
+    again = made.open(reopen_killed(made.files, made.index), node=99)
+    assert again.index_id != before
+    kept = made.open(reopen_killed(made.files, made.index), node=99)
+    assert kept.index_id == again.index_id
+
+
 def test_closing_on_a_full_disk_ends_in_order(made: Made) -> None:
     def full(operation: str, name: str) -> None:
         raise StorageFull("no room")
@@ -366,11 +405,14 @@ def test_closing_on_a_full_disk_ends_in_order(made: Made) -> None:
     assert made.replica.last_error == "StorageFull: no room"
 
 
-@pytest.mark.parametrize("is_moved", [False, True])
-def test_the_index_id_is_kept_unless_the_folder_moved(made: Made, is_moved: bool) -> None:
+@pytest.mark.parametrize(("node", "is_moved", "is_kept"), [
+    (NODE, False, True), (NODE, True, False),
+    (NODE + 1, False, False),  # put back without its identity
+])
+def test_the_index_id_is_kept_unless_the_folder_moved(made: Made, node: int, is_moved: bool, is_kept: bool) -> None:
     before = made.store.note(INDEX_NOTE)
-    again = made.open(reopen_killed(made.files, made.index), is_moved=is_moved)
-    assert (again.index_id == before) is not is_moved
+    again = made.open(reopen_killed(made.files, made.index), node=node, is_moved=is_moved)
+    assert (again.index_id == before) is is_kept
 
 
 def test_the_mode_is_remembered_and_an_option_overrides_it() -> None:

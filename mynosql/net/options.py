@@ -50,11 +50,14 @@ class NetOptions:
     """While a connection request hangs, another is sent this often: the kernel repeats a lost one after 1, 3, 7 s."""
     steady_s: float = 5.0
     """A link that was up this long starts again with the shortest pause."""
-    heartbeat_s: float = 5.0
-    """ZMTP ping on connections that we dialled: a black hole looks fine to TCP for ever."""
-    heartbeat_timeout_s: float = 5.0
-    """No sign of life for this long after a ping ends the connection: within 10 s at worst. The other side drops a
-    connection that is silent for three pings."""
+    tcp_idle_s: int = 15
+    """TCP asks whether the other side still lives after so long without a packet, and again every tcp_probe_s. This
+    frees what a vanished node left behind, on both sides; the sessions notice silence sooner, by their own pings."""
+    tcp_probe_s: int = 5
+    tcp_probes: int = 3
+    """So many without an answer end the connection."""
+    tcp_dead_s: float = 30.0
+    """So do bytes that the other side has not taken for so long (Linux and Windows know that)."""
     served_max: int = 4096
     """Other nodes' connections that are known at a time; the one silent for longest gives way."""
 

@@ -1,7 +1,9 @@
 """How sockets are made, read, watched and closed: the one place where ZeroMQ's options are set.
 
 Every socket gets bounds (HWM, MAXMSGSIZE, LINGER) before it is connected or bound. Never set: ROUTING_ID (a second
-holder is silently mute) and ROUTER_HANDOVER (one node received another's replies). Used on the I/O thread only.
+holder is silently mute), ROUTER_HANDOVER (one node received another's replies) and HEARTBEAT_IVL (libzmq 4.3.5 ends
+the whole process when a connection breaks whose messages wait to be read and its ping comes due: docs/ARCHITECTURE.md).
+Used on the I/O thread only.
 """
 
 from __future__ import annotations
@@ -104,9 +106,6 @@ def _make_dialling(context: Context, kind: int, security: Security, options: Net
     # last message of a node that stopped was lost in 3 of 100 runs with IMMEDIATE, in nearly all with -1).
     socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, milliseconds(options.dial_timeout_s))
-    socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(options.heartbeat_s))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(options.heartbeat_timeout_s))
-    socket.setsockopt(zmq.HEARTBEAT_TTL, milliseconds(3 * options.heartbeat_s + options.heartbeat_timeout_s))
     if security.secret is not None and security.keys is not None:
         socket.setsockopt(zmq.CURVE_SERVERKEY, security.secret.server_public_key)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, security.keys.public_key)
@@ -159,6 +158,10 @@ def _make(context: Context, kind: int, options: NetOptions) -> Socket:
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(options.dial_timeout_s + 1.0))
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, options.tcp_idle_s)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, options.tcp_probe_s)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, options.tcp_probes)
+    socket.setsockopt(zmq.TCP_MAXRT, milliseconds(options.tcp_dead_s))
     return socket
 
 

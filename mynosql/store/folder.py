@@ -44,8 +44,8 @@ class Identity:
     is_new: bool
     """Minted at this opening, because there was none or it did not belong here."""
     is_moved: bool
-    """There was an identity, but of another machine, device or file (a copied folder, a snapshot) or a damaged one, or
-    none beside data (a backup): the index id must be minted anew as well."""
+    """There was an identity, but of another machine, device or file (a copied folder, a snapshot) or a damaged one:
+    the index id must be minted anew as well."""
 
 
 class Folder:
@@ -81,11 +81,9 @@ class Folder:
             for name in files.list():
                 if name.endswith(TMP_SUFFIX):
                     files.remove(name)
-            is_new = FORMAT_NAME not in files.list()
-            if is_new:
+            if FORMAT_NAME not in files.list():
                 files.write_atomic(FORMAT_NAME, f"{_FORMAT_TEXT}{FORMAT}\n".encode())
-            # Data without an identity is a backup: somebody else may live under its index id.
-            opened.identity = opened._read_identity() or opened._mint_identity(mint, is_moved=not is_new)
+            opened.identity = opened._read_identity() or opened._mint_identity(mint, is_moved=False)
             if opened.identity.is_moved:
                 opened.identity = opened._mint_identity(mint, is_moved=True)
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -39,6 +40,7 @@ def serve(client):
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 """
+_questions = itertools.count()
 SOON_S = 0.3
 """How long a test waits for what must not come."""
 
@@ -66,14 +68,20 @@ def connect(client: Host, server: Host) -> socket.socket:
         return socket.create_connection((server.address, PORT), 10.0)
 
 
-def is_heard(connection: socket.socket, data: bytes = b"x", within_s: float = 10.0) -> bool:
-    """The answer came in that time."""
-    connection.settimeout(within_s)
-    connection.sendall(data)
+def is_heard(connection: socket.socket, within_s: float = 10.0) -> bool:
+    """The answer came in that time; what answers an earlier question is no answer."""
+    question = bytes([next(_questions) % 256])
+    ends_at = time.monotonic() + within_s
     try:
-        return len(connection.recv(1 << 16)) > 0
-    except TimeoutError:
+        connection.settimeout(within_s)
+        connection.sendall(question)
+        while not (answer := connection.recv(1 << 16)).endswith(question):
+            if not answer:
+                return False
+            connection.settimeout(max(ends_at - time.monotonic(), 0.001))
+    except OSError:
         return False
+    return True
 
 
 def devices() -> list[str]:
@@ -208,13 +216,26 @@ def test_nothing_is_left_behind(lab: Lab) -> None:
 
 
 def test_what_a_killed_process_left_behind_goes_when_the_next_one_starts(lab: Lab) -> None:
-    left = "from tests.faults.namespaces import Lab; import os; Lab(1); os.kill(os.getpid(), 9)"
-    killed = subprocess.Popen([sys.executable, "-c", left])
-    killed.wait(30)
-    assert len(made_by(killed.pid)) == 2
+    left = (
+        "from tests.faults.test_namespaces import *; Lab(1); "
+        "print(len(made_by(os.getpid())), flush=True); os.kill(os.getpid(), 9)"
+    )
+    # Its own count: as soon as it is gone, the tests of another process may sweep.
+    killed = subprocess.Popen([sys.executable, "-c", left], stdout=subprocess.PIPE)
+    assert killed.communicate(timeout=30)[0] == b"2\n"
     sweep()
     assert made_by(killed.pid) == []
     assert len(made_by(os.getpid())) == 3, "those of a process that lives stay"
+
+
+def test_who_sweeps_may_find_that_another_was_quicker(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = namespaces._namespaces()
+    lab.close()
+    answers = iter([listed])
+    real = namespaces._namespaces
+    monkeypatch.setattr(namespaces, "_namespaces", lambda: next(answers, None) or real())
+    namespaces._remove(name for name in listed if name.startswith(f"{PREFIX}-{os.getpid()}-"))
+    assert next(answers, None) is None, "it had looked before"
 
 
 def test_a_lab_that_could_not_be_built_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,11 @@ def test_every_option_must_be_positive(name: str) -> None:
         NetOptions(**{name: -1})
 
 
-def test_a_black_hole_is_noticed_within_twelve_seconds() -> None:
-    options = NetOptions()
-    assert options.heartbeat_s + options.heartbeat_timeout_s <= 12
+def test_tcp_gives_up_later_than_the_sessions_which_say_why_and_within_half_a_minute() -> None:
+    options, sessions = NetOptions(), SyncOptions()
+    given_up_s = options.tcp_idle_s + options.tcp_probes * options.tcp_probe_s
+    assert sessions.ping_s + sessions.pong_s < given_up_s <= 30
+    assert sessions.ping_s + sessions.pong_s < options.tcp_dead_s <= 30
 
 
 def test_every_message_of_the_sessions_fits() -> None:

@@ -37,8 +37,7 @@ class NetworkOptions:
     retry_s_min: float = 0.05
     retry_s_max: float = 5.0
     steady_s: float = 5.0
-    heartbeat_s: float = 5.0
-    heartbeat_timeout_s: float = 5.0
+    tcp_dead_s: float = 30.0
     send_messages_max: int = 4096
     publish_messages_max: int = 1000
     latency_s: float = 0.001
@@ -342,11 +341,10 @@ class Network:
                 self._doom(connection)
 
     def _doom(self, connection: Connection) -> None:
-        """Unless the way opens before: the dialling side misses a pong, later the other side all pings."""
-        options, time = self.options, self.time
-        silent_s = options.heartbeat_s * time.rng.random() + options.heartbeat_timeout_s
-        time.after(silent_s, lambda: self._on_client_silence(connection))
-        time.after(3 * options.heartbeat_s + silent_s, lambda: self._on_server_silence(connection))
+        """Unless the way opens before, TCP gives up on both sides; the sessions notice silence by themselves."""
+        dead_s = self.options.tcp_dead_s
+        self.time.after(dead_s * self.time.rng.uniform(0.5, 1.0), lambda: self._on_client_silence(connection))
+        self.time.after(dead_s, lambda: self._on_server_silence(connection))
 
     def _on_client_silence(self, connection: Connection) -> None:
         if self._is_blocked(connection) or connection.server.is_over:

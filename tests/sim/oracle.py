@@ -230,7 +230,7 @@ class Oracle:
             for other in self.machines:
                 if other.process is None or other.process.replica.index_id != index_id:
                     continue
-                if self.is_rolled_back(other) or self.is_twin(other):
+                if self.is_rolled_back(other) or self.is_twin(other) or other.process.replica.is_renewal_due:
                     continue
                 for entry in other.process.store.entries(b"", None, live_only=False, limit=ENTRIES_MAX):
                     if not is_within(scopes.get(index_id), entry.id_key):

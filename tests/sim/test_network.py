@@ -255,14 +255,14 @@ def test_a_way_blocked_for_a_moment_delays_and_loses_nothing(model: Simulated) -
 
 
 def test_a_way_blocked_for_long_leaves_the_link_half_open(model: Simulated) -> None:
-    """The dialling side gives it up by its pings; the other believes in it, until its own are missed."""
+    """TCP gives it up on the dialling side, where the sessions would do it sooner; the other still believes in it."""
     a, b, link = linked(model)
     (served,) = a.served
     model.network.block(*names(a, b))
     b.send(link, b"this way is open")
     began = model.time.now
     model.wait(lambda: link not in b.seen.up)
-    assert 5.0 <= model.time.now - began <= 10.1
+    assert 15.0 <= model.time.now - began <= 30.1
     assert served in a.seen.up
     assert a.heard() == [[b"this way is open"]]
     model.network.heal()
