@@ -16,7 +16,7 @@ from mynosql.sync.serving import SERVED_TRANSITIONS
 from mynosql.transitions import Transitions
 from tests.diagrams import TABLES, diagram_of, names_in, with_diagrams
 from tests.house import PACKAGE
-from tests.sync import test_following, test_serving
+from tests.sync import test_comparing, test_following, test_serving
 from tests.sync.harness import Machine, World, card, hello, welcome
 from tests.sync.rules import PROTOCOL
 from tests.sync.test_soak import STEPS, Soak
@@ -118,6 +118,14 @@ def rare_follows() -> None:
     ghost.node.store.is_full = True
     for _ in range(2):
         ghost.changes(2, 2, test_following.row("b", 2))
+    world, mirror, other = test_comparing.two_mirrors()
+    test_comparing.restored(mirror, world)
+    world.on_deliver = lambda sent: not isinstance(sent.message, ms.Sums)
+    mirror.start()
+    other.start()
+    world.run_until(lambda: bool(world.sent(ms.Compare)))
+    world.cut("m1", "m2")
+    world.run(1.0)
 
 
 def test_every_step_of_the_tables_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
