@@ -3,7 +3,8 @@
 A connection lives in attempts: resolve the host, connect a fresh socket, watch its monitor, and after every failure or
 end a pause that grows and is never the same (jitter). A fresh socket each time: nothing queued for the old connection
 can arrive on the new one. While nobody is reached the pauses stay a small share of the time that it lasts, and a
-connection request that hangs is helped by knocks (knocking.py). States and their order: docs/PROTOCOL.md, "Opening".
+connection request that hangs is helped by knocks (knocking.py). Their order: CONNECTION_TRANSITIONS; what is said on
+the wire: docs/PROTOCOL.md, "Opening".
 Driven by the reactor and by io.py.
 """
 
@@ -13,6 +14,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Protocol
 
 import zmq
@@ -37,11 +39,59 @@ from mynosql.net.sockets import (
     watch,
 )
 from mynosql.sync.effects import Link
+from mynosql.transitions import Transitions
 
 MESSAGES_A_ROUND = 100
 """Taken from one socket before the others have their turn."""
 SILENT_ENDS_UNTIL_REFUSED = 2
 """A process killed during the handshake looks the same as a wrong secret; hardly twice running."""
+
+
+class ConnectionState(Enum):
+    """Where an address that we want to be connected to stands."""
+
+    PAUSE = "pause"
+    """Before each attempt; before the first there is none."""
+    RESOLVING = "resolving"
+    CONNECTING = "connecting"
+    OPENING = "opening"
+    """A DEALER asked to be let in."""
+    UP = "up"
+    CLOSED = "closed"
+
+
+class ConnectionCause(Enum):
+    """What changes it."""
+
+    BEGIN = "pause over"
+    NEXT_ADDRESS = "pause over, another address of the host is left"
+    RESOLVED = "addresses of the host"
+    KNOCK = "a knock is answered while the request hangs"
+    HANDSHAKE = "handshake (DEALER, sends the opening)"
+    SUBSCRIBED = "handshake (SUB)"
+    OK = "ok"
+    END = "failure, no answer in 5 s, end, no, again"
+    CLOSE = "not needed any more"
+
+
+CONNECTION_TRANSITIONS: Transitions[ConnectionState, ConnectionCause] = Transitions(ConnectionState.PAUSE, {
+    (ConnectionState.PAUSE, ConnectionCause.BEGIN): ConnectionState.RESOLVING,
+    (ConnectionState.PAUSE, ConnectionCause.NEXT_ADDRESS): ConnectionState.CONNECTING,
+    (ConnectionState.RESOLVING, ConnectionCause.RESOLVED): ConnectionState.CONNECTING,
+    (ConnectionState.CONNECTING, ConnectionCause.KNOCK): ConnectionState.CONNECTING,
+    (ConnectionState.CONNECTING, ConnectionCause.HANDSHAKE): ConnectionState.OPENING,
+    (ConnectionState.CONNECTING, ConnectionCause.SUBSCRIBED): ConnectionState.UP,
+    (ConnectionState.OPENING, ConnectionCause.OK): ConnectionState.UP,
+    (ConnectionState.RESOLVING, ConnectionCause.END): ConnectionState.PAUSE,
+    (ConnectionState.CONNECTING, ConnectionCause.END): ConnectionState.PAUSE,
+    (ConnectionState.OPENING, ConnectionCause.END): ConnectionState.PAUSE,
+    (ConnectionState.UP, ConnectionCause.END): ConnectionState.PAUSE,
+    (ConnectionState.PAUSE, ConnectionCause.CLOSE): ConnectionState.CLOSED,
+    (ConnectionState.RESOLVING, ConnectionCause.CLOSE): ConnectionState.CLOSED,
+    (ConnectionState.CONNECTING, ConnectionCause.CLOSE): ConnectionState.CLOSED,
+    (ConnectionState.OPENING, ConnectionCause.CLOSE): ConnectionState.CLOSED,
+    (ConnectionState.UP, ConnectionCause.CLOSE): ConnectionState.CLOSED,
+})
 
 
 class Receiver(Protocol):
@@ -77,6 +127,7 @@ class Connection(ABC):
     def __init__(self, world: World, address: Address) -> None:
         self._world = world
         self._address = address
+        self.state = CONNECTION_TRANSITIONS.start
         self._socket: Socket | None = None
         self._monitor: Socket | None = None
         self._timer: Timer | None = None
@@ -108,13 +159,18 @@ class Connection(ABC):
 
     # One attempt
 
+    def _move(self, cause: ConnectionCause) -> None:
+        self.state = CONNECTION_TRANSITIONS.after(self.state, cause)
+
     def _begin(self) -> None:
         self._set_timer(self._world.options.dial_timeout_s, self._on_timeout)
         self._attempt += 1
         attempt = self._attempt
         if self._literals:
+            self._move(ConnectionCause.NEXT_ADDRESS)
             self._connect()
         else:
+            self._move(ConnectionCause.BEGIN)
             self._world.resolver.resolve(
                 self._address.host, lambda literals, reason: self._on_resolved(attempt, literals, reason)
             )
@@ -124,6 +180,7 @@ class Connection(ABC):
             return
         self._literals = literals
         if literals:
+            self._move(ConnectionCause.RESOLVED)
             self._connect()
         else:
             self._end(reason)
@@ -163,6 +220,7 @@ class Connection(ABC):
         if answer is Answer.REFUSED:
             self._end(f"nothing answers at {self._address}")
         else:
+            self._move(ConnectionCause.KNOCK)
             self._drop_socket(0)
             self._dial(literal)
 
@@ -217,8 +275,9 @@ class Connection(ABC):
         self._world.counters.dropped_malformed += 1
         self._end(f"{self._address} sent a message of more than {self._world.options.frames_max} frames")
 
-    def _ready(self) -> None:
+    def _ready(self, cause: ConnectionCause) -> None:
         """The connection is of use; from now on only an end counts."""
+        self._move(cause)
         self._cancel_timer()
         self._ready_at = time.monotonic()
         self._silent_ends = 0
@@ -228,6 +287,7 @@ class Connection(ABC):
     def _end(self, reason: str, refusal: PeerRefused | None = None) -> None:
         """This attempt is over and the next one arranged."""
         options, now = self._world.options, time.monotonic()
+        self._move(ConnectionCause.END)
         self._attempt += 1
         self._drop_socket(0)
         pause_s_max = options.retry_s_max
@@ -250,6 +310,7 @@ class Connection(ABC):
 
     def close(self) -> None:
         """No attempt follows; what was sent has the linger of the socket to leave."""
+        self._move(ConnectionCause.CLOSE)
         self._attempt += 1
         self._cancel_timer()
         self._drop_socket(None)
@@ -287,7 +348,7 @@ class Dial(Connection):
 
     @property
     def is_up(self) -> bool:
-        return self._ready_at is not None
+        return self.state is ConnectionState.UP
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """False: the link is down, or so full that it is given up; on_link_down follows."""
@@ -310,6 +371,7 @@ class Dial(Connection):
 
     def _on_connected(self) -> None:
         assert self._socket is not None
+        self._move(ConnectionCause.HANDSHAKE)
         try:
             self._socket.send_multipart(opening.pack_opening(self._world.security.opening_proof()), zmq.NOBLOCK)
         except zmq.Again:
@@ -337,8 +399,8 @@ class Dial(Connection):
                 world.counters.dropped_malformed += 1
 
     def _on_opening(self, frames: list[bytes]) -> None:
-        if frames[:2] == opening.OK[:2] and self._ready_at is None:
-            self._ready()
+        if frames[:2] == opening.OK[:2] and self.state is ConnectionState.OPENING:
+            self._ready(ConnectionCause.OK)
             self._world.receiver.on_link_up(self.link)
         elif frames == opening.AGAIN:
             self._end(f"{self._address} does not know this connection any more")
@@ -368,7 +430,7 @@ class Subscription(Connection):
         return make_subscriber(self._world.context, self._world.security, self._world.options, self.topics)
 
     def _on_connected(self) -> None:
-        self._ready()
+        self._ready(ConnectionCause.SUBSCRIBED)
 
     def _on_readable(self) -> None:
         world = self._world

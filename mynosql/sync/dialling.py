@@ -1,12 +1,8 @@
 """A conversation that this node began: link up, Hello, Welcome, and the watch over whether the other side still lives.
 
-Owns the states of a dial (table below) and hands what comes in to the part that asked for it. Never decides whom to
-dial: the strategy does (choosing.Chooser for a peer, choosing.Mesh for a mirror). Pure; driven by node.Node.
-
-    DOWN      --link up-->            GREETING   Hello is sent, and repeated
-    GREETING  --Welcome, accepted-->  READY      the strategy is told
-    GREETING  --Refused, no answer--> DOWN       the strategy is told
-    READY     --link down, no life, Bye, broken message-->  DOWN, the strategy is told
+Owns the states of a dial (DIAL_TRANSITIONS) and hands what comes in to the part that asked for it. Never decides whom
+to dial: the strategy does (choosing.Chooser for a peer, choosing.Mesh for a mirror); it is told when a dial is READY,
+and when it is lost. Pure; driven by node.Node.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.handshake import Verdict, find_loss, join_databases, judge_welcome, known_of, our_card
 from mynosql.sync.hub import Hub
+from mynosql.transitions import Transitions
 
 RENEW_S_MIN = 60.0
 """Being told that we are a clone is believed this often: a lie costs a full pull each time."""
@@ -49,9 +46,48 @@ class Loss(Enum):
 
 
 class DialState(Enum):
+    """Where a conversation that we began stands."""
+
     DOWN = "down"
     GREETING = "greeting"
+    """Hello is sent, and repeated until there is an answer."""
     READY = "ready"
+
+
+class DialCause(Enum):
+    """What changes the state of a dial."""
+
+    LINK_UP = "link up"
+    GREET = "Hello again"
+    """Bye no-session or renewed, another index id than the one greeted, or our Hello is no longer true."""
+    WELCOME = "Welcome"
+    DOWN = "link down"
+    DEAD = "no answer"
+    BYE = "Bye"
+    REFUSED = "Refused, broken message"
+    CLOSE = "not needed any more"
+
+
+DIAL_TRANSITIONS: Transitions[DialState, DialCause] = Transitions(DialState.DOWN, {
+    (DialState.DOWN, DialCause.LINK_UP): DialState.GREETING,
+    (DialState.GREETING, DialCause.LINK_UP): DialState.GREETING,
+    (DialState.GREETING, DialCause.GREET): DialState.GREETING,
+    (DialState.GREETING, DialCause.WELCOME): DialState.READY,
+    (DialState.READY, DialCause.LINK_UP): DialState.GREETING,
+    (DialState.READY, DialCause.GREET): DialState.GREETING,
+    **{
+        (DialState.DOWN, cause): DialState.DOWN
+        for cause in (DialCause.DOWN, DialCause.BYE, DialCause.REFUSED, DialCause.CLOSE)
+    },
+    **{
+        (state, cause): DialState.DOWN for state in (DialState.GREETING, DialState.READY)
+        for cause in (DialCause.DOWN, DialCause.DEAD, DialCause.BYE, DialCause.REFUSED, DialCause.CLOSE)
+    },
+})
+
+_CAUSES = {
+    Loss.DOWN: DialCause.DOWN, Loss.DEAD: DialCause.DEAD, Loss.BYE: DialCause.BYE, Loss.REFUSED: DialCause.REFUSED,
+}
 
 
 class Dialled:
@@ -62,7 +98,7 @@ class Dialled:
         self.address = address
         self.link = fx.Link.dial(address)
         self.purposes: set[Purpose] = set()
-        self.state = DialState.DOWN
+        self.state = DIAL_TRANSITIONS.start
         self.card: ms.Card | None = None
         """Who answered last."""
         self.version = 0
@@ -83,20 +119,21 @@ class Dialled:
     def node(self) -> int | None:
         return self.card.node if self.card is not None else None
 
+    def _move(self, cause: DialCause) -> None:
+        was_ready, self.state = self.is_ready, DIAL_TRANSITIONS.after(self.state, cause)
+        if was_ready:
+            self._end_roles()
+
     # Greeting
 
     def on_up(self) -> None:
         """The link is up, for the first time or again: whatever was agreed before must be agreed anew."""
-        if self.is_ready:
-            self._end_roles()
         self._has_told_loss = False
-        self.greet()
+        self.greet(DialCause.LINK_UP)
 
-    def greet(self) -> None:
+    def greet(self, cause: DialCause = DialCause.GREET) -> None:
         """Say Hello, and repeat it until there is an answer."""
-        if self.is_ready:
-            self._end_roles()
-        self.state = DialState.GREETING
+        self._move(cause)
         self._session = self._hub.request()
         self._tries = 0
         self._greeting_since = self._hub.now
@@ -144,7 +181,7 @@ class Dialled:
         self._has_told_loss = False
         if join_databases(hub, card):
             hub.announce(fx.Kind.DATABASE)
-        self.state = DialState.READY
+        self._move(DialCause.WELCOME)
         self._heard_at = hub.now
         self._is_ping_open = False
         self._watch()
@@ -283,16 +320,13 @@ class Dialled:
     def lose(self, loss: Loss) -> None:
         """The conversation, or the attempt at one, is over."""
         hub = self._hub
-        if self.is_ready:
-            self._end_roles()
-        self.state = DialState.DOWN
+        self._move(_CAUSES[loss])
         hub.timers.cancel(("dial", self.address))
         hub.strategy.on_lost(self, loss)
         hub.fetcher.on_lost(self, loss)
 
     def _end_roles(self) -> None:
         hub = self._hub
-        self.state = DialState.DOWN
         hub.followers.end(self)
         hub.outbox.detach(self)
         hub.pieces.drop_link(self.link)
@@ -305,10 +339,10 @@ class Dialled:
 
     def close(self) -> None:
         """The dial is over; the strategy is not told, the other side is."""
-        if self.is_ready:
-            self._end_roles()
+        was_ready = self.is_ready
+        self._move(DialCause.CLOSE)
+        if was_ready:
             self._hub.send(self.link, ms.Bye(code=ms.ByeCode.STOPPED, text="this conversation is not needed any more"))
-        self.state = DialState.DOWN
         self._hub.timers.cancel(("dial", self.address))
         self._hub.emit(fx.HangUp(link=self.link))
 

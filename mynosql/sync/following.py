@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 from mynosql.address import Address
@@ -23,9 +24,53 @@ from mynosql.sync.dialling import Dialled
 from mynosql.sync.hub import Hub
 from mynosql.sync.memory import Cursor, highest_hlc_of
 from mynosql.sync.receiving import bare_leaves
+from mynosql.transitions import Transitions
 
 WAITING_MAX = 4
 """Batches that wait while one is being applied; more are dropped and asked for again."""
+
+
+class FollowState(Enum):
+    """What our side of a feed does."""
+
+    LISTENING = "listening"
+    """Nothing is asked for: what is published, or told, goes on from what is here."""
+    PULLING = "pulling"
+    """A Pull waits for its Entries; what is applied meanwhile came before."""
+    COMPARING = "comparing"
+    """What both sides have is compared by ranges; whatever differs is applied, and a Pull goes on behind it."""
+    RESTING = "resting"
+    """Our store could not write: no Pull for a while."""
+    ENDED = "ended"
+
+
+class FollowCause(Enum):
+    """What changes it."""
+
+    PULL = "begin, gap, later seq, silence, more to come (Pull)"
+    NO_ANSWER = "no answer (Pull again)"
+    ENTRIES = "Entries"
+    COMPARE = "met for the first time with many entries, or sums differ (Compare)"
+    COMPARED = "differences found, or given up"
+    CANNOT_WRITE = "our store cannot write"
+    END = "the conversation ends"
+
+
+FOLLOW_TRANSITIONS: Transitions[FollowState, FollowCause] = Transitions(FollowState.LISTENING, {
+    (FollowState.LISTENING, FollowCause.PULL): FollowState.PULLING,
+    (FollowState.PULLING, FollowCause.NO_ANSWER): FollowState.PULLING,
+    (FollowState.PULLING, FollowCause.ENTRIES): FollowState.LISTENING,
+    (FollowState.LISTENING, FollowCause.COMPARE): FollowState.COMPARING,
+    (FollowState.COMPARING, FollowCause.COMPARED): FollowState.LISTENING,
+    (FollowState.LISTENING, FollowCause.CANNOT_WRITE): FollowState.RESTING,
+    (FollowState.PULLING, FollowCause.CANNOT_WRITE): FollowState.RESTING,
+    (FollowState.RESTING, FollowCause.CANNOT_WRITE): FollowState.RESTING,
+    (FollowState.RESTING, FollowCause.PULL): FollowState.PULLING,
+    (FollowState.LISTENING, FollowCause.END): FollowState.ENDED,
+    (FollowState.PULLING, FollowCause.END): FollowState.ENDED,
+    (FollowState.COMPARING, FollowCause.END): FollowState.ENDED,
+    (FollowState.RESTING, FollowCause.END): FollowState.ENDED,
+})
 
 
 @dataclass(slots=True)
@@ -52,14 +97,15 @@ class Follower:
         """The highest seq that it announced."""
         self._received = self.cursor.seq
         """All up to here is applied, being applied, or waits for that."""
-        self._request: int | None = None
+        self.state = FOLLOW_TRANSITIONS.start
+        self._request = 0
+        """Of the last Pull."""
         self._rest_until = float("-inf")
-        """Our store could not write: no Pull before."""
+        """No Pull before: our store could not write."""
         self._is_applying = False
         self._comparing: Comparing | None = None
         self._doubts = Doubts(hub, card, self._compare)
         self._waiting: deque[tuple[tuple[Row, ...], int]] = deque()
-        self._is_closed = False
         self.is_caught_up = False
         self.has_caught_up = False
         self.is_bringing_bodies = False
@@ -113,8 +159,19 @@ class Follower:
             self._compare()
         self._pull()
 
+    def _move(self, cause: FollowCause) -> None:
+        self.state = FOLLOW_TRANSITIONS.after(self.state, cause)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.state is FollowState.ENDED
+
+    @property
+    def _is_asking(self) -> bool:
+        return self.state in (FollowState.PULLING, FollowState.COMPARING)
+
     def close(self) -> None:
-        self._is_closed = True
+        self._move(FollowCause.END)
         if self._comparing is not None:
             self._comparing.close()
         for key in ("pull", "publisher", "report"):
@@ -130,9 +187,12 @@ class Follower:
     # Pull
 
     def _pull(self) -> None:
+        if self.state in (FollowState.LISTENING, FollowState.RESTING) and self._hub.now >= self._rest_until:
+            self._send_pull(FollowCause.PULL)
+
+    def _send_pull(self, cause: FollowCause) -> None:
         hub = self._hub
-        if self._request is not None or self._comparing is not None or self._is_closed or hub.now < self._rest_until:
-            return
+        self._move(cause)
         self._request = hub.request()
         self._after = self._received if self._catchup is None else self._catchup.after
         with_bodies = not self._is_entries_only and hub.followers.may_bring_bodies(self)
@@ -144,17 +204,16 @@ class Follower:
         hub.timers.set(("pull", self._address), hub.now + hub.jitter(hub.options.pull_retry_s), self._pull_again)
 
     def _pull_again(self) -> None:
-        self._request = None
-        self._pull()
+        self._send_pull(FollowCause.NO_ANSWER)
 
     def on_entries(self, message: ms.Entries) -> None:
-        if message.request != self._request:
+        if self.state is not FollowState.PULLING or message.request != self._request:
             return
         if message.index_id != self.index_id or message.after != self._after or message.last < message.after:
             raise PeerError(f"{self._address}: Entries that do not answer our Pull")
         if message.more and message.last == message.after:
             raise PeerError(f"{self._address}: Entries that promise more and bring nothing")
-        self._request = None
+        self._move(FollowCause.ENTRIES)
         self._hub.timers.cancel(("pull", self._address))
         self.head = max(self.head, message.head)
         if self._catchup is not None:
@@ -201,7 +260,7 @@ class Follower:
         if self._scope is None:
             self._on_heard(self._interval_s)
         self.head = max(self.head, message.last)
-        if message.last <= self._received or self._request is not None or self._comparing is not None:
+        if message.last <= self._received or self._is_asking:
             return
         if message.first > self._received + 1 or len(self._waiting) >= WAITING_MAX:
             self._pull()
@@ -221,15 +280,16 @@ class Follower:
             self._pull()
         elif self.is_caught_up:
             hub.announce(fx.Kind.CAUGHT_UP)
-            is_resting = not self._is_applying and not self._waiting and self._comparing is None
-            if self._scope is None and message.head == self.cursor.seq and is_resting:
+            is_idle = self.state is FollowState.LISTENING and not self._is_applying and not self._waiting
+            if self._scope is None and message.head == self.cursor.seq and is_idle:
                 self._doubts.check(message.total)
 
     # Comparing
 
     def _compare(self) -> None:
         """Find what differs by ranges; unless the other side does not know how."""
-        if self._dialled.version >= COMPARING_VERSION and self._comparing is None:
+        if self._dialled.version >= COMPARING_VERSION and self.state is FollowState.LISTENING:
+            self._move(FollowCause.COMPARE)
             self._comparing = Comparing(self._hub, self._dialled, self.index_id, self._on_compared)
             self._comparing.start()
 
@@ -243,6 +303,7 @@ class Follower:
 
     def _on_compared(self, found: Difference | None) -> None:
         self._comparing = None
+        self._move(FollowCause.COMPARED)
         if found is None:
             self._pull()
             return
@@ -304,7 +365,7 @@ class Follower:
             return
         self._received = self.cursor.seq
         self._waiting.clear()
-        self._request = None
+        self._move(FollowCause.CANNOT_WRITE)
         self._rest_until = self._hub.now + self._hub.options.storage_retry_s
         self._hub.timers.set(("pull", self._address), self._rest_until, self._pull)
 
@@ -322,7 +383,7 @@ class Follower:
 
     def _on_all_applied(self) -> None:
         hub = self._hub
-        if self._request is not None or self._comparing is not None:
+        if self._is_asking:
             return
         if self.head > self._received:
             self._pull()

@@ -7,6 +7,7 @@ Pure; driven by node.Node.
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
@@ -28,6 +29,38 @@ from mynosql.sync.handshake import (
 )
 from mynosql.sync.hub import Hub
 from mynosql.sync.receiving import Receiver
+from mynosql.transitions import Transitions
+
+
+class ServedState(Enum):
+    """Where a conversation that another node began stands."""
+
+    UNKNOWN = "unknown"
+    HELD = "held"
+    """Its node id is served over another link, with another nonce: that one has to answer for itself first."""
+    SERVED = "served"
+
+
+class ServedCause(Enum):
+    """What changes the state of a served link."""
+
+    REFUSED = "Hello that is refused"
+    DOUBT = "Hello of a node id that is served already"
+    WELCOME = "Hello that is welcomed"
+    OLDER_LIVES = "the older conversation answers (Refused clone)"
+    REPLACED = "a newer Hello waits in its place"
+    END = "Bye, 30 s of quiet, broken message"
+
+
+SERVED_TRANSITIONS: Transitions[ServedState, ServedCause] = Transitions(ServedState.UNKNOWN, {
+    **{(state, ServedCause.REFUSED): ServedState.UNKNOWN for state in ServedState},
+    **{(state, ServedCause.DOUBT): ServedState.HELD for state in ServedState},
+    **{(state, ServedCause.WELCOME): ServedState.SERVED for state in ServedState},
+    (ServedState.HELD, ServedCause.OLDER_LIVES): ServedState.UNKNOWN,
+    (ServedState.HELD, ServedCause.REPLACED): ServedState.UNKNOWN,
+    (ServedState.HELD, ServedCause.END): ServedState.UNKNOWN,
+    (ServedState.SERVED, ServedCause.END): ServedState.UNKNOWN,
+})
 
 
 class Tail(NamedTuple):
@@ -253,6 +286,8 @@ class Server:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sessions: dict[fx.Link, Served] = {}
+        self._states: dict[fx.Link, ServedState] = {}
+        """Of the links that are not UNKNOWN."""
         self.awaits = Awaits(hub)
         self._held: dict[int, tuple[fx.Link, ms.Hello, str]] = {}
         """Hellos that wait for the older conversation of the same node id to prove that it lives, by node id."""
@@ -356,11 +391,19 @@ class Server:
             self._on_life(session)
         session.on_message(message)
 
+    def _move(self, link: fx.Link, cause: ServedCause) -> None:
+        state = SERVED_TRANSITIONS.after(self._states.pop(link, SERVED_TRANSITIONS.start), cause)
+        if state is not ServedState.UNKNOWN:
+            self._states[link] = state
+        if state is not ServedState.SERVED:
+            self._close(link)
+
     def _on_hello(self, link: fx.Link, hello: ms.Hello, user_id: str) -> None:
         hub = self._hub
         verdict = judge_hello(hub, hello)
         if verdict is not None:
-            self.drop(link)
+            self._move(link, ServedCause.REFUSED)
+            self._release(link)
             hub.send(link, ms.Refused(session=hello.session, code=verdict.code, text=verdict.text))
             return
         loss = find_loss(hub, hello.known)
@@ -372,10 +415,22 @@ class Server:
             self._welcome(link, hello, user_id)
             return
         # Its process was restarted, or it was copied and both live: the older one has to answer for itself.
+        node = hello.card.node
         hub.send(older.link, ms.Ping(number=hub.request()))
-        self._held[hello.card.node] = (link, hello, user_id)
+        self._release(link, but_of=node)
+        held = self._held.get(node)
+        if held is not None and held[0] != link:
+            self._move(held[0], ServedCause.REPLACED)
+        self._held[node] = (link, hello, user_id)
+        self._move(link, ServedCause.DOUBT)
         wait_s = hub.options.clone_wait_s
-        hub.timers.set_earlier(("clone", hello.card.node), hub.now + wait_s, partial(self._on_no_life, older))
+        hub.timers.set_earlier(("clone", node), hub.now + wait_s, partial(self._on_no_life, older))
+
+    def _release(self, link: fx.Link, but_of: int | None = None) -> None:
+        """No Hello of that link waits any more, but for one that names this node."""
+        for node in [node for node, held in self._held.items() if held[0] == link and node != but_of]:
+            del self._held[node]
+            self._hub.timers.cancel(("clone", node))
 
     def _older_of(self, link: fx.Link, card: ms.Card) -> Served | None:
         for session in self._sessions.values():
@@ -388,6 +443,7 @@ class Server:
         if held is not None and held[1].card.nonce != session.card.nonce:
             del self._held[session.card.node]
             self._hub.timers.cancel(("clone", session.card.node))
+            self._move(held[0], ServedCause.OLDER_LIVES)
             self._hub.send(held[0], ms.Refused(
                 session=held[1].session, code=ms.RefusedCode.CLONE,
                 text="another process that lives uses the same node id: a folder was copied",
@@ -407,7 +463,9 @@ class Server:
             is_other = True
         if is_other:
             hub.announce(fx.Kind.DATABASE)
-        self.drop(link)
+        self._close(link)
+        self._release(link)
+        self._move(link, ServedCause.WELCOME)
         session = Served(
             hub, link, hello.card, user_id, is_listening=hello.is_listening, version=choose_version(hub, hello)
         )
@@ -452,6 +510,11 @@ class Server:
 
     def drop(self, link: fx.Link) -> None:
         """That conversation is over, if there is one."""
+        if link in self._states:
+            self._move(link, ServedCause.END)
+            self._release(link)
+
+    def _close(self, link: fx.Link) -> None:
         session = self._sessions.pop(link, None)
         if session is not None:
             self._count(session, -1)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import MagicMock
 
 import pytest
 import zmq
 
 from mynosql.address import Address
 from mynosql.errors import PeerRefused
-from mynosql.net import outbound, sockets
+from mynosql.net import opening, outbound, sockets
 from mynosql.net.knocking import Answer
 from mynosql.net.options import Listening, NetOptions
-from mynosql.net.outbound import Connection
+from mynosql.net.outbound import CONNECTION_TRANSITIONS, Connection, ConnectionCause, ConnectionState
 from mynosql.sync.effects import Link
 from tests.faults.proxy import Proxy
 from tests.net.recorder import QUICK, Node, linked, wait_equal, wait_published
@@ -269,6 +273,8 @@ def pause_after(
     """The pause after ten more failed attempts, that time after the connection was lost."""
     monkeypatch.setattr(connection, "_lost_at", time.monotonic() - outage_s)
     for _ in range(10):
+        if connection.state is ConnectionState.PAUSE:
+            connection._move(ConnectionCause.BEGIN)
         connection._end("nothing answers", refusal)
     return connection._pause_s
 
@@ -389,3 +395,71 @@ def test_a_dial_without_descriptors_is_an_attempt_that_failed(tmp_path: Path, mo
         assert [reason for _, reason in b.seen.downs] == [
             f"no socket could be made for {link.name[6:]}: Too many open files"
         ] * 2
+
+
+class Paper(outbound.Dial):
+    """A dial without a network: it is told what would have happened."""
+
+    def __init__(self) -> None:
+        self.resolved: list[Callable[[tuple[str, ...], str], None]] = []
+        world = SimpleNamespace(
+            options=NetOptions(), random=random.Random(1), receiver=MagicMock(), security=MagicMock(),
+            reactor=SimpleNamespace(call_at=lambda due, function: SimpleNamespace(function=function, cancel=int)),
+            resolver=SimpleNamespace(resolve=lambda host, callback: self.resolved.append(callback)),
+        )
+        super().__init__(cast("outbound.World", world), Address("host", 1))
+
+    def _dial(self, literal: str) -> None:
+        self._socket = MagicMock()
+
+    def _drop_socket(self, linger_ms: int | None) -> None:
+        self._socket = None
+
+
+class PaperSubscription(Paper):
+    """The same, for a subscription."""
+
+    _on_connected = outbound.Subscription._on_connected  # type: ignore[assignment]
+
+
+HAPPENS: dict[ConnectionCause, Callable[[Paper], object]] = {
+    ConnectionCause.BEGIN: lambda dial: dial._begin(),
+    ConnectionCause.NEXT_ADDRESS: lambda dial: (setattr(dial, "_literals", ("::1",)), dial._begin()),
+    ConnectionCause.RESOLVED: lambda dial: dial.resolved[-1](("127.0.0.1",), ""),
+    ConnectionCause.KNOCK: lambda dial: dial._on_answer("127.0.0.1", Answer.OPEN),
+    ConnectionCause.HANDSHAKE: lambda dial: dial._on_connected(),
+    ConnectionCause.SUBSCRIBED: lambda dial: dial._on_connected(),
+    ConnectionCause.OK: lambda dial: dial._on_opening(opening.OK),
+    ConnectionCause.END: lambda dial: dial._end("the end"),
+    ConnectionCause.CLOSE: lambda dial: dial.close(),
+}
+WAYS: dict[ConnectionState, tuple[ConnectionCause, ...]] = {
+    ConnectionState.RESOLVING: (),
+    ConnectionState.CONNECTING: (ConnectionCause.RESOLVED,),
+    ConnectionState.OPENING: (ConnectionCause.RESOLVED, ConnectionCause.HANDSHAKE),
+    ConnectionState.UP: (ConnectionCause.RESOLVED, ConnectionCause.HANDSHAKE, ConnectionCause.OK),
+    ConnectionState.PAUSE: (ConnectionCause.END,),
+}
+
+
+@pytest.mark.parametrize(("state", "cause"), CONNECTION_TRANSITIONS.steps, ids=lambda part: str(part.name))
+def test_a_connection_moves_as_its_table_says(state: ConnectionState, cause: ConnectionCause) -> None:
+    dial = PaperSubscription() if cause is ConnectionCause.SUBSCRIBED else Paper()
+    for before in WAYS[state]:
+        HAPPENS[before](dial)
+    assert dial.state is state
+
+    HAPPENS[cause](dial)
+
+    assert dial.state is CONNECTION_TRANSITIONS.steps[state, cause]
+
+
+def test_an_ok_that_nobody_asked_for_is_dropped() -> None:
+    dial = Paper()
+    dial._world.counters = SimpleNamespace(dropped_malformed=0)  # type: ignore[assignment]
+    HAPPENS[ConnectionCause.RESOLVED](dial)
+
+    dial._on_opening(opening.OK)
+
+    assert dial.state is ConnectionState.CONNECTING
+    assert dial._world.counters.dropped_malformed == 1

@@ -1,7 +1,14 @@
-"""A store against a dict, through saves, seals in every stage, restarts, kills and power cuts."""
+"""A store against a dict, through saves, seals in every stage, restarts, kills and power cuts.
+
+`tox -e deep` looks for new counterexamples, 2,000 times 50 steps; everywhere else the same few are run.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from random import Random
 
 import hypothesis.strategies as st
@@ -10,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mynosql.errors import StorageFull
 from mynosql.row import Row, StaleBody
+from mynosql.store.files import DiskFiles
+from mynosql.store.index import SqliteIndex
 from mynosql.store.rewriting import RewriteJob
 from mynosql.store.seal import SealJob, SyncJob
 from mynosql.store.store import Counters, Store, StoreOptions
@@ -27,6 +36,7 @@ from tests.store.making import (
     tombstone,
 )
 
+IS_DEEP = bool(os.environ.get("MYNOSQL_DEEP"))
 OPTIONS = StoreOptions(memtable_bytes_max=3000, unsealed_bytes_max=1 << 30)
 IDS = [f"id-{number:02d}" for number in range(24)]
 ids = st.sampled_from(IDS)
@@ -361,5 +371,57 @@ class StoreMachine(RuleBasedStateMachine):
             self.check_finds_nothing()
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+class DiskMachine(StoreMachine):
+    """The same on a real folder with SQLite; power cuts and full disks are left to the models of the two doors."""
+
+    files: DiskFiles  # type: ignore[assignment]
+    index: SqliteIndex  # type: ignore[assignment]
+    power_cut = full_disk = seal_meets_a_full_disk = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="mynosql-model-"))
+        self.lives = 0
+        self.use(self.folder / "0")
+
+    def use(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.files = DiskFiles(str(folder))
+        self.index = SqliteIndex(self.files.path("index"))
+
+    @rule()
+    def close_and_open(self) -> None:
+        for job in (self.sealing, self.syncing):
+            if job is not None:
+                if job is not self.sealing or not self.is_run:
+                    job.run()
+                self.store.finish(job)
+        self.store.close()
+        assert not [name for name in self.files.list() if name.startswith("journal")]
+        self.use(self.folder / str(self.lives))
+        self.open()
+
+    @rule()
+    def kill(self) -> None:
+        """What a killed process leaves is what its files hold: a copy of them is opened."""
+        left = self.folder / str(self.lives)
+        self.lives += 1
+        shutil.copytree(left, self.folder / str(self.lives), ignore=shutil.ignore_patterns("*-shm"))
+        self.index.close()
+        self.files.close()
+        shutil.rmtree(left)
+        self.use(self.folder / str(self.lives))
+        self.open()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.index.close()
+        self.files.close()
+        shutil.rmtree(self.folder)
+
+
+DEEP = settings(max_examples=2_000, stateful_step_count=50, derandomize=False, deadline=None, print_blob=True)
+StoreMachine.TestCase.settings = DEEP if IS_DEEP else settings(max_examples=60, stateful_step_count=40)
+DiskMachine.TestCase.settings = DEEP if IS_DEEP else settings(max_examples=15, stateful_step_count=40)
 TestStore = StoreMachine.TestCase
+TestStoreOnDisk = DiskMachine.TestCase
