@@ -31,7 +31,8 @@ from mynosql.errors import (
 from mynosql.feed import Feed
 from mynosql.fields import merge_fields
 from mynosql.options import OpenOptions
-from mynosql.views import Change, CheckReport, Conflict, DocInfo, Problem, Rejection, SyncStatus
+from mynosql.repairing import repair
+from mynosql.views import Change, CheckReport, Conflict, DocInfo, Problem, Rejection, RepairReport, SyncStatus
 
 __version__ = "1.0.0.dev0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "RecordNotFound",
     "RecordUnavailable",
     "Rejection",
+    "RepairReport",
     "RevisionConflict",
     "StorageCorrupt",
     "StorageError",
@@ -67,4 +69,5 @@ __all__ = [
     "merge_fields",
     "opendb",
     "register_type",
+    "repair",
 ]

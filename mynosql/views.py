@@ -126,6 +126,22 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepairReport:
+    """The result of repair."""
+
+    ok: bool
+    """Nothing is known to be lost."""
+    folder: str
+    """The new database."""
+    records: int
+    """Live records that it holds."""
+    lost: tuple[Hashable, ...]
+    """Ids of records of which a revision is known and its content cannot be read."""
+    problems: tuple[Problem, ...]
+    """The damage, with the number of records that it hit where that is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
     """The result of checkdb."""
 

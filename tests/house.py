@@ -28,7 +28,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "backup", "bridge", "control", "database", "exporting", "feed", "merging", "opened", "parallel",
-            "rejecting", "workers",
+            "rejecting", "repairing", "workers",
         ), 4,
     ),
     **dict.fromkeys(("cli", "__main__"), 5),

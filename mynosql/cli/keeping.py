@@ -88,12 +88,13 @@ def _work(access: Access, method: str, done_word: str, *arguments: Any) -> Any:
     if access.pid is not None or not sys.stderr.isatty():
         return access.call(method, *arguments)
     try:
-        return access.call(method, *arguments, progress=_show(done_word))
+        return access.call(method, *arguments, progress=show_progress(done_word))
     finally:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _show(done_word: str) -> Callable[[int, int], None]:
+def show_progress(done_word: str) -> Callable[[int, int], None]:
+    """A call for progress=… that shows how far the work is, on one line of stderr."""
     shown = -1
 
     def progress(done: int, total: int) -> None:

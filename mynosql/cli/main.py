@@ -79,6 +79,10 @@ def _find_command(name: str) -> Callable[[argparse.Namespace], int]:
         from mynosql.cli import conflicts
 
         return conflicts.COMMANDS[name]
+    if name in ("dump", "repair"):
+        from mynosql.cli import dumping
+
+        return dumping.COMMANDS[name]
     if name in ("check", "compact", "backup", "export", "import"):
         from mynosql.cli import keeping
 
@@ -246,6 +250,12 @@ def _add_rejected(add: _Add) -> None:
 
 def _add_keeping(add: _Add) -> None:
     _database_command(add, "check", "read and compare every byte of the folder; exit code 1 if problems are found")
+    repair = _folder_command(add, "repair", "save all that is readable of a damaged database into FOLDER/NAME and list "
+                             "what is lost; exit code 1 if anything is")
+    repair.add_argument("folder", metavar="FOLDER", help="made if missing; the damaged folder is only read")
+    dump = _folder_command(add, "dump", "print a line for each block and frame in the files; exit code 1 if one is "
+                           "damaged")
+    dump.add_argument("file", metavar="FILE", nargs="?", help="only of this one, such as shard-00000000")
     _database_command(add, "compact", "give back the disk space of replaced revisions, now")
     backup = _database_command(add, "backup", "copy the database as it is now to FOLDER/NAME, beside whoever uses it")
     backup.add_argument("folder", metavar="FOLDER", help="made if missing; --location FOLDER opens the copy")
@@ -262,6 +272,18 @@ def _add_keygen(add: _Add) -> None:
 
 
 def _database_command(add: _Add, name: str, text: str) -> argparse.ArgumentParser:
+    """A command that opens the database, or reaches it through the process that has it open."""
+    command = _folder_command(add, name, text)
+    command.add_argument("--peer", action="append", default=[], metavar="URL", help="another node, such as "
+                         "http://host:8800; remembered; may be repeated")
+    command.add_argument("--secret-file", metavar="FILE", help="the cluster secret, a file of mode 0600 "
+                         "(default: $MYNOSQL_SECRET)")
+    command.add_argument("--insecure", action="store_true", help="allow other hosts without a secret: whoever reaches "
+                         "the port reads and writes")
+    return command
+
+
+def _folder_command(add: _Add, name: str, text: str) -> argparse.ArgumentParser:
     command = add(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=exits.TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -269,12 +291,6 @@ def _database_command(add: _Add, name: str, text: str) -> argparse.ArgumentParse
     command.add_argument("name", metavar="NAME", help="the database's name")
     command.add_argument("--location", metavar="FOLDER", help="where databases live (default: $MYNOSQL_HOME, else "
                          "the system's folder for a user's data)")
-    command.add_argument("--peer", action="append", default=[], metavar="URL", help="another node, such as "
-                         "http://host:8800; remembered; may be repeated")
-    command.add_argument("--secret-file", metavar="FILE", help="the cluster secret, a file of mode 0600 "
-                         "(default: $MYNOSQL_SECRET)")
-    command.add_argument("--insecure", action="store_true", help="allow other hosts without a secret: whoever reaches "
-                         "the port reads and writes")
     command.add_argument("--json", action="store_true", help="output for programs: JSON, one value on a line")
     command.add_argument("--verbose", action="store_true", help="say on stderr what is done, and where it fails")
     return command

@@ -14,7 +14,7 @@ import struct
 import sys
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -82,7 +82,7 @@ class Folder:
                 if name.endswith(TMP_SUFFIX):
                     files.remove(name)
             if FORMAT_NAME not in files.list():
-                files.write_atomic(FORMAT_NAME, f"{_FORMAT_TEXT}{FORMAT}\n".encode())
+                files.write_atomic(FORMAT_NAME, format_text(FORMAT))
             opened.identity = opened._read_identity() or opened._mint_identity(mint, is_moved=False)
             if opened.identity.is_moved:
                 opened.identity = opened._mint_identity(mint, is_moved=True)
@@ -158,6 +158,22 @@ def _close_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
+
+
+@contextlib.contextmanager
+def hold(folder: str) -> Iterator[None]:
+    """Nobody opens that database folder meanwhile. Raises DatabaseLocked when somebody has it open."""
+    fd = _take_lock(folder, "")
+    try:
+        yield
+    finally:
+        os.ftruncate(fd, 0)
+        os.close(fd)
+
+
+def format_text(version: int) -> bytes:
+    """What the file `format` says."""
+    return f"{_FORMAT_TEXT}{version}\n".encode()
 
 
 def machine_id() -> bytes:

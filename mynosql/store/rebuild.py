@@ -24,13 +24,13 @@ from mynosql.store.placing import Placer, places_of
 from mynosql.store.rewriting import APPENDED_NOTE, DAMAGED_NOTE, RewriteJob, RewritePlan, pack_numbers, pack_place
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, pack_owed
 from mynosql.store.sealed import Sealed
+from mynosql.store.searching import find_blocks
 from mynosql.store.shard import BlockHead, BlockRef
 from mynosql.store.tally import Tally, state_of_entry
 from mynosql.store.types import Problem, StoreOptions
 
 REBUILDING_NOTE = ".rebuilding"
 """Stands in an index that is not complete yet."""
-_SEARCH_BYTES = 1 << 20
 _HEADS_BYTES = 16 << 20
 
 
@@ -108,35 +108,12 @@ class Rebuilder:
                 self._progress(position + 1, 2 * len(numbers))
 
     def _blocks_in(self, number: int) -> Iterator[tuple[BlockRef, BlockHead]]:
-        offset, size = shard.FILE_HEADER.size, self._files.size(shard.shard_name(number))
-        while offset < size:
-            try:
-                ref = shard.ref_at(self._files, number, offset)
-                head = shard.read_head(self._files, ref)
-            except StorageCorrupt as error:
-                self.problems.append(Problem(error.path, error.offset, str(error), 0))
+        for found in find_blocks(self._files, number):
+            if isinstance(found, StorageCorrupt):
+                self.problems.append(Problem(found.path, found.offset, str(found), 0))
                 self._damaged.add(number)
-                offset = self._next_block(number, offset + 1, size)
-                continue
-            yield ref, head
-            offset += ref.head_bytes + ref.body_bytes
-
-    def _next_block(self, number: int, offset: int, size: int) -> int:
-        """Where the next sound block starts, size when there is none."""
-        name = shard.shard_name(number)
-        while offset < size:
-            found = self._files.read(name, offset, _SEARCH_BYTES).find(shard.BLOCK_MAGIC)
-            if found < 0:
-                offset += _SEARCH_BYTES - len(shard.BLOCK_MAGIC) + 1
-                continue
-            offset += found
-            try:
-                shard.read_head(self._files, shard.ref_at(self._files, number, offset))
-            except StorageCorrupt:
-                offset += 1
-                continue
-            return offset
-        return size
+            else:
+                yield found
 
     def _scanned(self) -> bytes:
         """Up to where the shards were read: damage behind the last sound block is no reason to do it again."""
