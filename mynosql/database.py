@@ -41,6 +41,7 @@ from mynosql.scope import check_scope, is_within
 from mynosql.views import Change, CheckReport, Conflict, DocInfo, Level, Rejection, SyncStatus
 
 LIST_PAGE = 512
+CACHE_SIZE_MIN = 64 << 10
 """Ids that iter() reads at a time: bounds its memory, whatever the number of records."""
 
 Record = dict[Any, Any]
@@ -301,6 +302,33 @@ class MyNoSQL:
             return self._node().evict(pack_id(id))
         except RecordNotFound:
             raise RecordNotFound(f"cannot evict {id!r}: no such record is known here", id=id) from None
+
+    def setcachesize(self, size: int | None) -> None:
+        """The content of records takes about `size` bytes of this peer's disk at most (None: no limit); remembered.
+
+        What was not read for longest leaves first, in the background, as evictdoc() does it; never what no mirror has
+        yet, nor what is pinned. When the budget is full of that, saves raise StorageFull until a mirror has taken some.
+        What this node knows of records that it does not hold (some 50 bytes each) does not count.
+        Raises OptionInvalid for what is no number of bytes from 65,536 up, and on a mirror, which holds all.
+        """
+        if size is not None and (type(size) is not int or size < CACHE_SIZE_MIN):
+            raise OptionInvalid(f"setcachesize({size!r}): give a number of bytes from {CACHE_SIZE_MIN:,} up, or None")
+        self._node().set_cache_size(size)
+
+    def pindoc(self, id: Hashable, pinned: bool = True, timeout: float = 5.0) -> None:
+        """Fetch the record if it is not held, and never evict it (pinned=False: not any more); remembered.
+
+        Raises what readdoc raises.
+        """
+        if pinned:
+            self.readdoc(id, timeout=timeout)
+        self._node().pin(pack_id(id), is_pinned=pinned)
+
+    def pindocs(self, prefix: str, pinned: bool = True) -> None:
+        """Never evict records whose str id begins so, once they are held (pinned=False: not any more); remembered."""
+        if type(prefix) is not str:
+            raise OptionInvalid(f"pindocs({prefix!r}): a prefix is a str")
+        self._node().pin_all(prefix, is_pinned=pinned)
 
     def docinfo(self, id: Hashable) -> DocInfo:
         """What this node knows of an id without asking anyone; never raises for an id that is not there."""

@@ -107,6 +107,7 @@ class OpenDatabase:
             is_mirror=check_mode(options.mode), world=world, acks=options.acks,
         )
         self._ledger: Ledger = self.replica.ledger
+        self._trimmer = self.replica.trimmer
         self.workers = Workers(self.replica, fsync_interval_s=options.fsync_interval_s)
         self.lock = self.workers.lock
         self._is_each = options.durability == "each"
@@ -207,6 +208,8 @@ class OpenDatabase:
     def save(self, id_key: bytes, given: str | None, body: bytes, branch: bool) -> Leaf:
         workers = self.workers
         with self.lock:
+            if self._trimmer.refusal is not None:
+                raise self._trimmer.refusal
             leaf = self._ledger.save_new(id_key, body, wall_ms()) if given is None else None
             if leaf is None:
                 leaf = self._ledger.save(Save(id_key, given, body), branch=branch, now_ms=wall_ms())
@@ -217,6 +220,8 @@ class OpenDatabase:
 
     def save_many(self, saves: Sequence[Save]) -> list[Leaf]:
         with self.lock:
+            if self._trimmer.refusal is not None:
+                raise self._trimmer.refusal
             leaves = self._ledger.save_many(saves, now_ms=wall_ms())
             self.workers.on_written()
         self._after_write()
@@ -475,6 +480,24 @@ class OpenDatabase:
             self.workers.on_written()
         self._after_write()
         return is_gone
+
+    def set_cache_size(self, size_max: int | None) -> None:
+        with self.lock:
+            if self.is_mirror:
+                raise OptionInvalid("a mirror holds every record: make it a peer first, with setdbmode('Peer')")
+            self._trimmer.set_size(size_max)
+            self.workers.on_written()
+            self.workers.wake_sealer()
+
+    def pin(self, id_key: bytes, *, is_pinned: bool) -> None:
+        with self.lock:
+            self._trimmer.pin(id_key, is_pinned=is_pinned)
+            self.workers.on_written()
+
+    def pin_all(self, prefix: str, *, is_pinned: bool) -> None:
+        with self.lock:
+            self._trimmer.pin_all(prefix, is_pinned=is_pinned)
+            self.workers.on_written()
 
     def retry(self, id_key: bytes) -> bool:
         """A record that was refused is owed once more; False: no such record is known here."""

@@ -36,6 +36,7 @@ from mynosql.sync.messages import Entries, Message, Pull
 from mynosql.sync.node import Node, NodeConfig, Wanted
 from mynosql.sync.options import SyncOptions
 from mynosql.sync.reconciling import Answer, Item, Sum
+from mynosql.trimming import Trimmer
 from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
@@ -138,10 +139,11 @@ class Replica:
             notes=store.notes(), head=store.head_seq, hlc=store.hlc_max, rng=world.rng, options=options,
         )
 
-        self.scoping = Scoping(
-            store, lambda: self.node.scope, self.is_pending,
-            lambda key, value: self._set_note(fx.SetNote(key=key, value=value)),
-        )
+        def set_note(key: str, value: bytes) -> None:
+            self._set_note(fx.SetNote(key=key, value=value))
+
+        self.scoping = Scoping(store, lambda: self.node.scope, self.is_pending, set_note)
+        self.trimmer = Trimmer(store, self.ledger, self.is_needed, set_note)
 
     def _write_durably(self, notes: Mapping[str, bytes]) -> None:
         self.store.put([], notes=notes)
@@ -318,6 +320,23 @@ class Replica:
         self._perform(self.node.settle_rejected(id_key, now), now)
         return is_known
 
+    def is_needed(self, entry: Entry) -> bool:
+        """No mirror is known to have that entry's bodies, or this node holds all of them."""
+        return self.is_mirror or self.is_pending(entry) or any(
+            rejected.id_key == entry.id_key for rejected in self.node.rejected.values()
+        )
+
+    def trim(self) -> bool:
+        """A step towards the budget for bodies, if there is one to do; False: there is none."""
+        if not self.trimmer.is_due or self.is_mirror or self.store.read_only_reason is not None:
+            return False
+        try:
+            self.trimmer.step()
+        except StorageFull as error:
+            self.on_failure(error)
+            return False
+        return True
+
     def evict(self, id_key: bytes) -> bool:
         """A peer holds the bodies of the record no more; False: they stay, since no mirror is known to have them.
 
@@ -328,7 +347,7 @@ class Replica:
         entry = self.store.find(id_key)
         if entry is None or entry.winner.deleted:
             raise RecordNotFound("cannot evict: no such record is known here")
-        if self.is_pending(entry) or any(rejected.id_key == id_key for rejected in self.node.rejected.values()):
+        if self.is_needed(entry) or self.trimmer.is_pinned(id_key):
             return False
         self.ledger.evict(id_key, entry)
         return True
@@ -637,6 +656,9 @@ class Replica:
     def _on_announce(self, kind: fx.Kind) -> None:
         if kind is fx.Kind.CONNECTED and self.node.scope is None:
             self.store.keep_sums()
+            self.on_work()
+        elif kind is fx.Kind.DELIVERED and self.trimmer.size_max is not None:
+            self.trimmer.look()
             self.on_work()
         elif kind is fx.Kind.CAUGHT_UP:
             is_first = self._as_of_ms is None

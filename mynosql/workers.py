@@ -244,6 +244,10 @@ class Workers:
                         job = self._store.seal_job(now)
                     if job is not None:
                         break
+                    if self._replica.trim():
+                        self.on_written()
+                        self._seal_wake.wait(0)  # others get the lock in between
+                        continue
                     due = self._store.next_due(now)
                     self._seal_at = due if due is None else max(due, retry_at)
                     self._is_seal_idle = True
@@ -258,6 +262,7 @@ class Workers:
                 error = failed
             with self.lock:
                 self._store.finish(job, error)
+                self._replica.trimmer.look()
                 if error is not None:
                     self._replica.on_failure(error)
                     retry_at = time.monotonic() + FULL_RETRY_S

@@ -23,7 +23,7 @@ FLOORS = {
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
-    **dict.fromkeys(("ledger", "replica", "scoping"), 2),
+    **dict.fromkeys(("ledger", "replica", "scoping", "trimming"), 2),
     "net": 3,
     **dict.fromkeys(
         (

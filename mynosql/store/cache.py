@@ -46,6 +46,10 @@ class Cache(Generic[K, V]):
         self._add(key, hit)
         return hit[0]
 
+    def holds(self, key: K) -> bool:
+        """It is here; asking keeps it no longer."""
+        return key in self.young or key in self._old
+
     def put(self, key: K, value: V, size: int) -> None:
         """The value is found under the key, unless it is larger than half of the budget: then nothing is."""
         self.drop(key)

@@ -143,6 +143,14 @@ class Index(Protocol):
         """Of each segment and shard, in order."""
         ...
 
+    def body_bytes(self) -> dict[int, int]:
+        """What the bodies of each segment take, by its number."""
+        ...
+
+    def blocks_with_bodies(self) -> list[int]:
+        """The numbers of all blocks with a body, in order."""
+        ...
+
     def hashes(self) -> Iterator[int]:
         """Every short hash that has a place, ascending: what the filter is rebuilt from."""
         ...
@@ -291,6 +299,13 @@ class SqliteIndex:
     def usage(self) -> list[Usage]:
         sql = "SELECT segment, shard, sum(head_bytes + body_bytes) FROM block GROUP BY segment, shard"
         return [Usage._make(row) for row in self._query(sql + " ORDER BY segment, shard", (int, int, int))]
+
+    def body_bytes(self) -> dict[int, int]:
+        return dict(self._query("SELECT segment, sum(body_bytes) FROM block GROUP BY segment", (int, int)))
+
+    def blocks_with_bodies(self) -> list[int]:
+        rows = self._query("SELECT number FROM block WHERE body_bytes>0 ORDER BY number", (int,))
+        return [number for (number,) in rows]
 
     def hashes(self) -> Iterator[int]:
         after = -1

@@ -150,6 +150,11 @@ class Reader:
                 entries[full_hash] = entry
         return entries
 
+    def is_cached(self, id_key: bytes) -> bool:
+        """It was read lately, and is still in memory."""
+        is_whole = id_key[0] == TAG_STR and self.wholes.holds(_str_id(id_key))
+        return is_whole or self._records.holds(id_key)
+
     # Changes
 
     def forget(self, id_key: bytes) -> None:

@@ -46,6 +46,8 @@ class Sealed:
         self.owed: dict[int, int] = {}
         """Segment number → owed rows in it when it was sealed, strays left out; absent: none."""
         self.problems: list[Problem] = []
+        self.touched: set[int] | None = None
+        """Blocks whose bodies were read from the disk since somebody looked; None: nobody does."""
         self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
         self._first_keys: Cache[int, bytes] = Cache(FIRST_KEYS_BYTES_MAX)
@@ -138,6 +140,8 @@ class Sealed:
         bodies = self._bodies.find(number)
         if bodies is None:
             bodies = shard.open_bodies(self.files, head.ref, head)
+            if self.touched is not None:
+                self.touched.add(number)
             self._bodies.put(number, bodies, bodies.memory_bytes)
         return bodies
 

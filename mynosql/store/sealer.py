@@ -30,6 +30,8 @@ PRESET_BUSY, PRESET_IDLE = 1, 6
 
 REPLAYED_MAX = 8
 """Journals of killed processes that are sealed at once: each costs the next opening an fsync."""
+MEMTABLES_MAX = 4
+"""One filling, one sealing, two waiting."""
 SPARE_JOURNAL_FROM = 0.5
 """Once the memtable is so full, the next fsync also makes the journal for the one after it."""
 
@@ -57,6 +59,8 @@ class Sealer:
         self.full: StorageFull | None = None
         """Why the last seal failed, when the disk was full."""
         self.hold = Hold.NOTHING
+        self.memtable_bytes_max = options.memtable_bytes_max
+        self.unsealed_bytes_max = options.unsealed_bytes_max
         self.shard_number = 0
         self.filter_rows_saved = 0
         self._files, self._index, self._options = files, index, options
@@ -71,13 +75,21 @@ class Sealer:
         self._idle_since: float | None = None
         self._idle_written = -1
 
+    def limit(self, memtable_bytes: int | None) -> int:
+        """See Store.limit_memtable; returns what a memtable may take."""
+        options = self._options
+        size = options.memtable_bytes_max if memtable_bytes is None else memtable_bytes
+        self.memtable_bytes_max = min(size, options.memtable_bytes_max)
+        self.unsealed_bytes_max = min(MEMTABLES_MAX * size, options.unsealed_bytes_max)
+        return self.memtable_bytes_max
+
     @property
     def pressure(self) -> float:
-        return self._unsealed.size_bytes / self._options.unsealed_bytes_max
+        return self._unsealed.size_bytes / self.unsealed_bytes_max
 
     @property
     def is_active_full(self) -> bool:
-        return self._unsealed.active.size_bytes >= self._options.memtable_bytes_max
+        return self._unsealed.active.size_bytes >= self.memtable_bytes_max
 
     @property
     def _is_ripe(self) -> bool:
@@ -132,7 +144,7 @@ class Sealer:
         journals = [
             memtable.journal for memtable in unsealed.memtables if memtable.journal and memtable.frames > self.durable
         ]
-        is_spare_due = unsealed.active.size_bytes > self._options.memtable_bytes_max * SPARE_JOURNAL_FROM
+        is_spare_due = unsealed.active.size_bytes > self.memtable_bytes_max * SPARE_JOURNAL_FROM
         makes_spare = is_spare_due and unsealed.spare is None and not self._syncs
         job = SyncJob(
             self._files, journals, unsealed.written, unsealed.tally.head_seq,
@@ -157,16 +169,17 @@ class Sealer:
 
     def ask_compaction(self) -> None:
         """What is written up to now is sealed, then compacted."""
-        self._ask_seal()
+        self.ask_seal()
         self.summer.hurry()
         self.compactor.ask()
 
     def ask_sums(self) -> None:
         """Somebody waits for the sums."""
         if self.summer.ask() and not self._is_seal_asked:
-            self._ask_seal()
+            self.ask_seal()
 
-    def _ask_seal(self) -> None:
+    def ask_seal(self) -> None:
+        """What is written up to now is sealed soon."""
         self._asked_memtable = None if self._unsealed.active.is_empty else self._unsealed.active
 
     def seal_job(self, *, force: bool, is_idle: bool) -> SealJob | None:

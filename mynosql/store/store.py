@@ -139,6 +139,66 @@ class Store:
                     break
         return entries
 
+    # Bodies that may go (trimming.Trimmer decides)
+
+    def limit_memtable(self, size_bytes: int | None) -> None:
+        """No more than that is unsealed in one memtable, and four times as much in all; None: what StoreOptions say."""
+        self._sealed.touched = None if size_bytes is None else self._sealed.touched or set()
+        self._memtable_bytes_max = self._sealer.limit(size_bytes)
+
+    @property
+    def body_bytes(self) -> int:
+        """About what held bodies take on the disk: a segment's share by its rows that count, journals as they are."""
+        sizes = self._index.body_bytes()
+        sealed = [sizes.get(found.number, 0) * (1 - found.dead / found.row_count) for found in self._sealed.segments]
+        return int(sum(sealed)) + self._journal_bytes
+
+    @property
+    def _journal_bytes(self) -> int:
+        return sum([memtable.journal.size for memtable in self._unsealed.memtables if memtable.journal is not None])
+
+    def seal_soon(self, bytes_min: int) -> bool:
+        """More than so many unsealed bytes are to be sealed; True: there are, and it is going to happen."""
+        if self._journal_bytes <= bytes_min or self._unsealed.active.is_empty:
+            return bool(self._unsealed.frozen)
+        self._sealer.ask_seal()
+        return True
+
+    def block_numbers(self) -> list[int]:
+        """All blocks with bodies, oldest first."""
+        return self._index.blocks_with_bodies()
+
+    def take_touched(self, block: int) -> bool:
+        """A body of this block was read from the disk since this was asked last."""
+        touched = self._sealed.touched
+        if touched is None or block not in touched:
+            return False
+        touched.discard(block)
+        return True
+
+    def is_cached(self, id_key: bytes) -> bool:
+        """The record was read lately, and is still in memory."""
+        return self._reader.is_cached(id_key)
+
+    def held_in(self, block: int) -> list[tuple[Entry, float]]:
+        """The entries whose bodies are held in this block, each with about what these take on the disk."""
+        row = self._index.block(block)
+        if row is None:
+            return []
+        try:
+            head = self._sealed.head(block)
+        except StorageCorrupt as error:
+            self._sealed.note_problem(error, row.row_count)
+            return []
+        ratio = row.body_bytes / max(head.body_raw, 1)
+        found = []
+        for slot in range(head.rows.count):
+            entry = head.rows.entry(slot)
+            size = sum(leaf.size for position, leaf in enumerate(entry.leaves) if entry.held >> position & 1)
+            if size and self._unsealed.row(entry.id_key) is None and self._sealed.is_current(entry.id_key, block, slot):
+                found.append((entry, size * ratio))
+        return found
+
     # Sums (summing.Summer)
 
     def keep_sums(self) -> None:

@@ -71,6 +71,15 @@ class MemoryIndex:
             used[block.segment, block.shard] += block.head_bytes + block.body_bytes
         return [Usage(*key, count) for key, count in sorted(used.items())]
 
+    def body_bytes(self) -> dict[int, int]:
+        found: Counter[int] = Counter()
+        for block in self._blocks.values():
+            found[block.segment] += block.body_bytes
+        return dict(found)
+
+    def blocks_with_bodies(self) -> list[int]:
+        return sorted(number for number, block in self._blocks.items() if block.body_bytes)
+
     def note(self, key: str) -> bytes:
         self._check_open()
         return self._notes.get(key, b"")
