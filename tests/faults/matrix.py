@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 from mynosql.clock import FOLLOW_MS_MAX, ms_from_hlc
-from tests.faults.meshes import Mesh, MeshNode
+from tests.faults.meshes import BUSY, Mesh, MeshNode
 from tests.faults.namespaces import Host, Rule, both_ways, from_hosts, share_of_all
 from tests.waiting import wait_until
 
@@ -108,7 +108,7 @@ class Cell:
 
     @property
     def limit_s(self) -> float:
-        return self.fault.base_limit_s + LIMIT_S_PER_RECORD * self.changed
+        return BUSY * (self.fault.base_limit_s + LIMIT_S_PER_RECORD * self.changed)
 
 
 # The faults

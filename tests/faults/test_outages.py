@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +13,7 @@ import pytest
 from mynosql.net.security import keygen
 from mynosql.sync.options import SyncOptions
 from tests.faults.matrix import CHANGE_BYTES, Story
-from tests.faults.meshes import PORT, Mesh, MeshNode
+from tests.faults.meshes import BUSY, PORT, Mesh, MeshNode
 from tests.faults.namespaces import Host, Lab, find_skip_reason, from_hosts
 from tests.faults.proxy import Proxy
 from tests.tables import add_table
@@ -28,14 +27,13 @@ CUT_AT_COUNT = 30_000
 CUTS = (("packets dropped", "mirror"), ("connections reset", "peer"), ("device down", "mirror"))
 """How the cable is out, and who joins."""
 CUT_S = 30.0
-BACK_LIMIT_S = 1.0 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") == "1" else 2.0
-"""On a machine of its own; twice that beside other tests, which take the processor."""
+BACK_LIMIT_S = 1.0 * BUSY
 BATCHES_IN_FLIGHT = 2
 """docs/PROTOCOL.md, "Following": the next Pull is sent before an answer is applied."""
-FOLLOW_LIMIT_S = 5.0
+FOLLOW_LIMIT_S = 5.0 * BUSY
 IN_FLIGHT_BYTES = SyncOptions().push_credit_bytes
 """Pushed to the mirror that is left, and not acknowledged yet: pushed again to the other."""
-SAVE_LIMIT_S = 0.5
+SAVE_LIMIT_S = 0.5 * BUSY
 RETURN_LIMIT_S = 30.0
 """A peer tries its first choice every 10 s, and waits longer after tries that failed."""
 DEADLINE_S = 90.0

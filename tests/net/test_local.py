@@ -110,7 +110,7 @@ def test_a_folder_that_nobody_has_open_is_told_at_once(tmp_path: Path) -> None:
         stale.bind(str(a.folder / SOCKET_FILE))
     with pytest.raises(NotOpen, match="is gone"):
         request(a.folder, b"?", 10.0)
-    assert time.monotonic() - started_at < 5.0
+    assert time.monotonic() - started_at < 10.0, "neither waited for an answer"
     # and the next one that opens the folder is not disturbed by it
     with Node(tmp_path / "a"):
         assert request(a.folder, b"?", 10.0) == b"answer to ?"

@@ -39,9 +39,8 @@ def test_the_end_of_the_other_process_counts_at_once(tmp_path: Path) -> None:
     with Node(tmp_path / "b") as b:
         a = Node(tmp_path / "a")
         with a, linked(a, b) as (dialled, _):
-            ended_at = time.monotonic()
-        wait_until(lambda: dialled not in b.seen.up)
-        assert time.monotonic() - ended_at < 2.0  # heartbeats would take 10 s
+            pass
+        wait_until(lambda: dialled not in b.seen.up)  # TCP's own probes would take 30 s
         assert b.seen.downs[0] == (dialled, f"{dialled.name[6:]} closed the connection")
 
 
@@ -118,10 +117,8 @@ def test_a_link_that_is_reset_goes_down_at_once_and_comes_back(tmp_path: Path) -
     with Node(tmp_path / "a") as a, Proxy("127.0.0.1", a.listen().address.port) as proxy, Node(tmp_path / "b") as b:
         link = b.dial(Address("127.0.0.1", proxy.port))
         b.wait_up(link)
-        cut_at = time.monotonic()
         proxy.cut()
-        wait_until(lambda: link not in b.seen.up)
-        assert time.monotonic() - cut_at < 2.0
+        wait_until(lambda: link not in b.seen.up)  # TCP's own probes would take 30 s
         proxy.restore()
         b.wait_up(link)
         b.send(link, b"hello")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mynosql.errors import MyNoSQLError, StorageFailed, StorageFull
 from mynosql.idkey import pack_id
@@ -31,6 +31,15 @@ SETTLE_S = 180.0
 
 def pick(items: Sequence[T], chance: float) -> T:
     return items[int(chance * len(items))]
+
+
+class Rollback(NamedTuple):
+    """An old folder was put back under its old identity."""
+
+    renewals: int
+    """How often its machine had taken another one by then."""
+    known_to: frozenset[Machine]
+    """Who knew more of its history than it had left. Others may have become mirrors since."""
 
 
 class Stage:
@@ -60,8 +69,8 @@ class Stage:
         self._has_parted = False
         """A mirror is gone for ever: another one may be the last that has something."""
         self._has_restored_mirror = False
-        self._must_renew: dict[Machine, int] = {}
-        """Rolled back, and others know it: how often they had been renewed then."""
+        self._must_renew: dict[Machine, Rollback] = {}
+        """Rolled back: to take another identity when it meets who knows."""
         self.log: list[str] = []
         self._places = 0
 
@@ -136,11 +145,16 @@ class Stage:
         self._introduce_all()
         if not self.time.run_until(self.is_settled, within_s=SETTLE_S, every_s=0.5):
             raise AssertionError(f"not at rest {SETTLE_S:g} s after all healed\n{self.differences()}")
-        for machine, renewals in self._must_renew.items():
-            assert machine.renewals > renewals or machine not in self.machines, (
-                f"{machine.name} was rolled back, met who knows it, and goes on under its old identity"
-            )
+        for machine, rollback in self._must_renew.items():
+            assert machine.renewals > rollback.renewals or machine not in self.machines or (
+                not self._is_known_to_all_mirrors(machine, rollback)
+            ), f"{machine.name} was rolled back, met who knows it, and goes on under its old identity"
         self._must_renew.clear()
+
+    def _is_known_to_all_mirrors(self, machine: Machine, rollback: Rollback) -> bool:
+        """Whatever mirror it met, that one had to tell."""
+        mirrors = {other for other in self.machines if other is not machine and self._is_mirror(other)}
+        return bool(mirrors) and mirrors <= rollback.known_to
 
     def _introduce_all(self) -> None:
         """There are as many mirrors as are asked for, and everybody is given their addresses."""

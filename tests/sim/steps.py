@@ -17,7 +17,7 @@ from tests.sim.machine import Machine, Process
 from tests.sim.oracle import Write
 from tests.sim.partings import Partings
 from tests.sim.plan import Step
-from tests.sim.stage import pick
+from tests.sim.stage import Rollback, pick
 
 BODY_BYTES = (1, 30, 300, 3_000)
 BODY_BYTES_LARGE = 150_000
@@ -318,19 +318,18 @@ class Steps(Partings):
         else:
             self.oracle.rolled_back[machine] = machine.renewals
         machine.start()
-        if backup.place and machine.process is not None and self._is_known_to_be_behind(machine, machine.process):
-            self._must_renew[machine] = machine.renewals
+        if backup.place and machine.process is not None:
+            self._must_renew[machine] = Rollback(machine.renewals, self._who_knows_more(machine, machine.process))
         return f"{machine.name} {'in place' if backup.place else 'elsewhere'}"
 
-    def _is_known_to_be_behind(self, machine: Machine, process: Process) -> bool:
-        """Every mirror that it will meet remembers more of its history than it has."""
+    def _who_knows_more(self, machine: Machine, process: Process) -> frozenset[Machine]:
+        """Who remembers more of its history than it has."""
         index_id, head = process.replica.index_id.hex(), process.store.head_seq
-        others = [other for other in self.machines if other is not machine and self._is_mirror(other)]
-        return all(
-            other.process is not None and any(
+        return frozenset(
+            other for other in self.machines if other is not machine and other.process is not None and any(
                 int((other.process.store.note(f"{kind}/{index_id}") or b"0").split()[0]) > head
                 for kind in ("cursor", "pushed", "witnessed")
-            ) for other in others
+            )
         )
 
     def _copy(self, machine: Machine, step: Step) -> object:

@@ -58,6 +58,7 @@ def test_larger_meshes_lose_nothing_and_converge(size: int, seed: int) -> None:
         (265, 1, "owed, and nothing to send"),
         (5, 2, "a mode changed on a full disk; a renewal on a full disk"),
         (576, 0, "a snapshot of a machine"),
+        (4725, 2, "a folder rolled back that meets a mirror which knows nothing of it"),
         (650, 2, "a renewal that a power cut ended between node id and index id"),
     ],
 )
