@@ -32,6 +32,10 @@ class Limit:
 
 LIMITS = {
     "nats-always": Limit(rounds=2, readings=10_000, why="every message has an fsync of its own"),
+    "pouchdb": Limit(rounds=2, readings=20_000, why="100,000 readings take it half a minute a sync"),
+    "mynosql-0.0.6": Limit(
+        rounds=1, readings=100, why="it packs its whole index again at each save, and syncs once a minute"
+    ),
 }
 """Name of a product → its limit."""
 

@@ -43,6 +43,8 @@ SYNC_TARGETS = {
     "redis-always": "tests.bench.redis_rival:DurableRedis",
     "nats": "tests.bench.nats_rival:Nats",
     "nats-always": "tests.bench.nats_rival:DurableNats",
+    "pouchdb": "tests.bench.pouch_rival:Pouch",
+    "mynosql-0.0.6": "tests.bench.predecessor_rival:PredecessorNodes",
 }
 """Name in the table and on the command line → class."""
 
