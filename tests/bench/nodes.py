@@ -1,6 +1,6 @@
 """The measures between two mynosql nodes: first sync, live, idle. Each node is a process of its own, on loopback.
 
-The functions named *_node run in a child and talk to their parent in JSON lines; the measure_* functions start them.
+The functions named *_node run in a child and talk to their parent in JSON lines; OurNodes starts them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from tests.bench.sync_target import Result, SyncTarget
 from tests.bench.workload import SEED, readings
 from tests.faults.processes import PythonChild, emit, receive
 from tests.faults.proxy import Proxy, find_free_port
@@ -25,66 +26,80 @@ SETTLE_S = 3.0
 
 LISTEN = "127.0.0.1:0"
 
-Result = dict[str, float]
+MIRROR = {"mode": "mirror", "listen": LISTEN}
 
 
-def measure_first_sync(folder: Path, count: int) -> Result:
-    """An empty mirror joins one that holds `count` readings, sealed on disk.
+class OurNodes(SyncTarget):
+    """Mirrors and peers with their default options, without encryption as it is between nodes of one machine."""
 
-    The clock starts before the empty mirror is opened and stops when its own status says that it holds every record;
-    "confirmed": when the source's waitsync says that the other has them on its disk.
-    """
-    with _start("source_node") as source, _start("joining_node") as joining:
-        source.send({"folder": str(folder / "source"), "readings": count})
-        endpoint = source.read_until("endpoint", DEADLINE_S)["endpoint"]
-        joining.send({"folder": str(folder / "joining"), "readings": count, "peer": endpoint})
-        started_ns = joining.read_until("started_ns", DEADLINE_S)["started_ns"]
-        source.send("confirm")
-        joined = joining.read_until("full_ns", DEADLINE_S)
-        confirmed_ns = source.read_until("confirmed_ns", DEADLINE_S)["confirmed_ns"]
-        return {
-            "sync_records_per_s": count / (joined["full_ns"] - started_ns) * 1e9,
-            "sync_confirmed_records_per_s": count / (confirmed_ns - started_ns) * 1e9,
-            "sync_wire_bytes": joined["bytes_received"] / count,
-        }
+    def first_sync(self, folder: Path, count: int) -> Result:
+        """An empty mirror joins one that holds `count` readings, sealed on disk.
 
+        The clock starts before the empty mirror is opened and stops when its own status says that it holds every
+        record; "confirmed": when the source's waitsync says that the other has them on its disk.
+        """
+        with _start("source_node") as source, _start("joining_node") as joining:
+            source.send({"folder": str(folder / "source"), "readings": count})
+            endpoint = source.read_until("endpoint", DEADLINE_S)["endpoint"]
+            joining.send({"folder": str(folder / "joining"), "readings": count, "peer": endpoint})
+            started_ns = joining.read_until("started_ns", DEADLINE_S)["started_ns"]
+            source.send("confirm")
+            joined = joining.read_until("full_ns", DEADLINE_S)
+            confirmed_ns = source.read_until("confirmed_ns", DEADLINE_S)["confirmed_ns"]
+            return {
+                "sync_records_per_s": count / (joined["full_ns"] - started_ns) * 1e9,
+                "sync_confirmed_records_per_s": count / (confirmed_ns - started_ns) * 1e9,
+                "sync_wire_bytes": joined["bytes_received"] / count,
+            }
 
-def measure_wire(folder: Path, count: int) -> Result:
-    """The same first sync through a TCP proxy that counts what passes both ways: a check on the nodes' own counting."""
-    port = find_free_port()
-    with (
-        Proxy("127.0.0.1", port) as proxy,
-        _start("source_node") as source,
-        _start("joining_node") as joining,
-    ):
-        advertise = f"127.0.0.1:{proxy.port}"
-        listen = {"listen": f"127.0.0.1:{port}", "advertise": advertise}
-        source.send({"folder": str(folder / "source"), "readings": count, **listen})
-        source.read_until("endpoint", DEADLINE_S)
-        joining.send({"folder": str(folder / "joining"), "readings": count, "peer": f"http://{advertise}"})
-        joining.read_until("full_ns", DEADLINE_S)
-        return {"sync_tcp_bytes": proxy.bytes_total / count}
+    def wire(self, folder: Path, count: int) -> Result:
+        """The same first sync through a TCP proxy that counts: a check on the nodes' own counting."""
+        port = find_free_port()
+        with (
+            Proxy("127.0.0.1", port) as proxy,
+            _start("source_node") as source,
+            _start("joining_node") as joining,
+        ):
+            advertise = f"127.0.0.1:{proxy.port}"
+            listen = {"listen": f"127.0.0.1:{port}", "advertise": advertise}
+            source.send({"folder": str(folder / "source"), "readings": count, **listen})
+            source.read_until("endpoint", DEADLINE_S)
+            joining.send({"folder": str(folder / "joining"), "readings": count, "peer": f"http://{advertise}"})
+            joining.read_until("full_ns", DEADLINE_S)
+            return {"sync_tcp_bytes": proxy.bytes_total / count}
 
+    def push(self, folder: Path, count: int) -> Result:
+        """A peer saved `count` readings while it knew no mirror; then it is told of one.
 
-def measure_live(folder: Path, saves: int) -> Result:
-    """One mirror saves readings every few milliseconds; the other reads each as soon as it is told of the change.
+        From before addpeer to after waitsync, which needs the mirror's word that all of them are fsynced.
+        """
+        with _start("idle_node") as mirror, _start("pushing_node") as pushing:
+            mirror.send({"folder": str(folder / "mirror"), "options": MIRROR})
+            endpoint = mirror.read_until("endpoint", DEADLINE_S)["endpoint"]
+            pushing.send({"folder": str(folder / "peer"), "readings": count, "peer": endpoint})
+            seconds = pushing.read_until("seconds", DEADLINE_S)["seconds"]
+            return {"push_records_per_s": count / seconds}
 
-    From before savedoc to after readdoc, by the one monotonic clock that both processes share.
-    """
-    with _start("saving_node") as saving, _start("reading_node") as reading:
-        saving.send({"folder": str(folder / "saving"), "saves": saves + WARM_UP_SAVES})
-        endpoint = saving.read_until("endpoint", DEADLINE_S)["endpoint"]
-        reading.send({"folder": str(folder / "reading"), "saves": saves + WARM_UP_SAVES, "peer": endpoint})
-        reading.read_until("ready", DEADLINE_S)
-        saving.send("go")
-        latencies_ms = reading.read_until("latencies_ms", DEADLINE_S)["latencies_ms"]
-    return percentiles(latencies_ms[WARM_UP_SAVES:])
+    def live(self, folder: Path, saves: int) -> Result:
+        """One mirror saves readings every few milliseconds; the other reads each as soon as it is told of the change.
+
+        From before savedoc to after readdoc, by the one monotonic clock that both processes share.
+        """
+        with _start("saving_node") as saving, _start("reading_node") as reading:
+            saving.send({"folder": str(folder / "saving"), "saves": saves + WARM_UP_SAVES, "options": MIRROR})
+            endpoint = saving.read_until("endpoint", DEADLINE_S)["endpoint"]
+            options = {**MIRROR, "peers": [endpoint]}
+            reading.send({"folder": str(folder / "reading"), "saves": saves + WARM_UP_SAVES, "options": options})
+            reading.read_until("ready", DEADLINE_S)
+            saving.send("go")
+            latencies_ms = reading.read_until("latencies_ms", DEADLINE_S)["latencies_ms"]
+        return percentiles(latencies_ms[WARM_UP_SAVES:])
 
 
 def measure_idle(folder: Path, seconds: float) -> Result:
     """A mirror and a peer that follows it, nothing to do: the processor time of each process over `seconds`."""
     with _start("idle_node") as mirror, _start("idle_node") as peer:
-        mirror.send({"folder": str(folder / "mirror"), "options": {"mode": "mirror", "listen": LISTEN}})
+        mirror.send({"folder": str(folder / "mirror"), "options": MIRROR})
         endpoint = mirror.read_until("endpoint", DEADLINE_S)["endpoint"]
         peer.send({"folder": str(folder / "peer"), "options": {"peers": [endpoint]}})
         for child in (mirror, peer):
@@ -141,7 +156,7 @@ def saving_node() -> None:
 
     job = receive()
     pairs = readings(job["saves"])
-    with mynosql.opendb("Bench", location=job["folder"], mode="mirror", listen=LISTEN) as db:
+    with mynosql.opendb("Bench", location=job["folder"], **job["options"]) as db:
         emit({"endpoint": db.endpoint})
         receive()
         for key, body in pairs:
@@ -154,14 +169,26 @@ def reading_node() -> None:
     import mynosql
 
     job = receive()
-    options = {"mode": "mirror", "listen": LISTEN, "peers": [job["peer"]]}
     latencies_ms: list[float] = []
-    with mynosql.opendb("Bench", location=job["folder"], **options) as db:
+    with mynosql.opendb("Bench", location=job["folder"], **job["options"]) as db:
         _wait(lambda: db.syncstatus().connected > 0 and db.syncstatus().as_of is not None)
         db.onchange(lambda change: latencies_ms.append(_age_ms(db.readdoc(change.id))))
         emit({"ready": True})
         _wait(lambda: len(latencies_ms) >= job["saves"])
         emit({"latencies_ms": latencies_ms})
+        receive()
+
+
+def pushing_node() -> None:
+    import mynosql
+
+    job = receive()
+    with mynosql.opendb("Bench", location=job["folder"]) as db:
+        _save_all(db, job["readings"])
+        start = time.perf_counter()
+        db.addpeer(job["peer"])
+        assert db.waitsync(timeout=DEADLINE_S), "the mirror did not confirm"
+        emit({"seconds": time.perf_counter() - start})
         receive()
 
 

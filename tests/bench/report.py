@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.measures import LOCAL, NODES, Figures, Measure, medians_of
-from tests.bench.redis_rival import NAME as REDIS
+from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import OURS, TARGETS
 
 BEGIN = "<!-- figures: begin, written by python -m tests.bench -->"
@@ -16,16 +16,22 @@ END = "<!-- figures: end -->"
 
 
 def as_markdown(
-    *, figures: Figures, machine: Mapping[str, str], sizes: Mapping[str, Any], skipped: Mapping[str, str]
+    *,
+    figures: Figures,
+    machine: Mapping[str, str],
+    sizes: Mapping[str, Any],
+    limits: Mapping[str, str],
+    skipped: Mapping[str, str],
 ) -> str:
-    """The whole block: facts of the machine, one table a setting, what was left out and why."""
+    """The whole block: facts of the machine, one table a setting, who measured less or was left out, and why."""
     facts = "; ".join(f"{name} {fact}" for name, fact in machine.items())
     parts = [
         f"Medians of {sizes['rounds']} rounds. {facts}.",
         "### One machine",
-        _table(LOCAL, figures, list(TARGETS), sizes),
+        _table(LOCAL, figures, list(TARGETS), sizes, limits),
         "### Two nodes, two processes on loopback",
-        _table(NODES, figures, [OURS, REDIS], sizes),
+        _table(NODES, figures, list(SYNC_TARGETS), sizes, limits),
+        "\n".join(f"- \\* {product}: {text}." for product, text in limits.items()),
         _spread(figures),
     ]
     parts += [f"{name} was left out: {reason}." for name, reason in skipped.items()]
@@ -47,13 +53,20 @@ def write_raw(path: Path, **parts: Any) -> None:
     path.write_text(json.dumps(parts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _table(measures: Sequence[Measure], figures: Figures, products: Sequence[str], sizes: Mapping[str, Any]) -> str:
-    """A row for each measure that has a figure, a column for each product that has one."""
+def _table(
+    measures: Sequence[Measure],
+    figures: Figures,
+    products: Sequence[str],
+    sizes: Mapping[str, Any],
+    limits: Mapping[str, str],
+) -> str:
+    """A row for each measure that has a figure, a column for each product that has one; a star: it measured less."""
     shown = [measure for measure in measures if figures.get(measure.key)]
     columns = [name for name in products if any(name in figures[measure.key] for measure in shown)]
     if not shown:
         return "Not measured in this run."
-    rows = [["", *columns, "goal", ""], ["---", *["---:"] * len(columns), "---", "---"]]
+    heads = [f"{name} \\*" if name in limits else name for name in columns]
+    rows = [["", *heads, "goal", ""], ["---", *["---:"] * len(columns), "---", "---"]]
     for measure in shown:
         medians = medians_of(figures, measure.key)
         cells = [f"{medians[name]:,.{measure.digits}f}" if name in medians else "" for name in columns]

@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 
 from tests.bench import __main__ as command
-from tests.bench.measures import LOCAL, NODES, AtLeast, AtMost, TimesFaster
+from tests.bench.limits import Limit, limited
+from tests.bench.measures import LOCAL, NODES, AtLeast, AtMost, Both, NoMoreThan, TimesFaster, TimesRival
 from tests.bench.report import BEGIN, END, as_markdown, write_between_markers
 from tests.bench.sizes import Sizes
 from tests.faults.processes import ROOT
 
 
-def report(figures: dict[str, dict[str, list[float]]], skipped: dict[str, str] | None = None) -> str:
+def report(
+    figures: dict[str, dict[str, list[float]]],
+    skipped: dict[str, str] | None = None,
+    limits: dict[str, str] | None = None,
+) -> str:
     facts: dict[str, Any] = {"machine": {"processor": "P, 2 cores"}, "sizes": Sizes().as_dict()}
-    return as_markdown(figures=figures, skipped=skipped or {}, **facts)
+    return as_markdown(figures=figures, limits=limits or {}, skipped=skipped or {}, **facts)
 
 
 def test_a_row_has_the_medians_the_goal_and_what_was_reached() -> None:
@@ -40,6 +45,9 @@ def test_a_goal_that_is_missed_says_so_in_bold() -> None:
         (TimesFaster(2.5), {"mynosql": 10, "sqlite3": 25}, {"mynosql": 10, "sqlite3": 24.9}),
         (AtMost(90), {"mynosql": 90}, {"mynosql": 90.01}),
         (AtLeast(60_000), {"mynosql": 60_000}, {"mynosql": 59_999}),
+        (TimesRival(0.6, "nats"), {"mynosql": 60, "nats": 100}, {"mynosql": 59, "nats": 100}),
+        (NoMoreThan(0.8, "nats"), {"mynosql": 0.8, "nats": 0.8}, {"mynosql": 0.79, "nats": 0.78}),
+        (Both(AtLeast(2), AtMost(3)), {"mynosql": 3}, {"mynosql": 3.1}),
     ],
 )
 def test_a_goal_is_reached_at_its_bound_and_missed_one_past_it(goal: Any, reached: Any, missed: Any) -> None:
@@ -55,6 +63,22 @@ def test_what_was_not_measured_has_no_row_and_what_was_left_out_has_its_reason()
     assert "Not measured in this run." in text
     assert "redis was left out: redis-server is not installed." in text
     assert "|  | mynosql | goal |  |" in text
+
+
+def test_who_measured_less_has_a_star_and_its_reason() -> None:
+    text = report({"live_p50_ms": {"mynosql": [0.7], "nats": [0.6]}}, limits={"nats": "1 rounds: slow"})
+
+    assert "|  | mynosql | nats \\* | goal |  |" in text
+    assert "- \\* nats: 1 rounds: slow." in text
+
+
+def test_a_limit_bites_only_where_the_run_asks_for_more() -> None:
+    limit = Limit(rounds=2, readings=1_000, why="slow")
+
+    assert limit.apply(Sizes(rounds=5, readings=500)) == Sizes(rounds=2, readings=500)
+    assert limit.text(Sizes(rounds=5, readings=500)) == "2 rounds: slow"
+    assert limit.text(Sizes(rounds=1, readings=500)) == ""
+    assert limited(Sizes(), "mynosql") == Sizes()
 
 
 def test_the_spread_names_the_least_steady_measure() -> None:

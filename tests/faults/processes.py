@@ -19,13 +19,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 STDERR_SHOWN_BYTES_MAX = 4_000
 KILL_DEADLINE_S = 30.0
+
+AnyChild = TypeVar("AnyChild", bound="Child")
 
 _PRELUDE = "from tests.faults.processes import emit, receive, wait_for_kill\n"
 
@@ -53,30 +55,27 @@ class ChildEnded(AssertionError):
     """The child said nothing more before it ended; the text has its exit status and the end of its stderr."""
 
 
-class PythonChild:
+class Child:
     """One child process. Leaving the `with` block kills what still runs; no child outlives its test."""
 
     def __init__(
-        self, script: str | Path, *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> None:
-        """Start `script`: Python text, or the path of a file. sys.argv[1:] are the arguments.
+        """Start `command`, which writes JSON lines to stdout and may read them from stdin.
 
         environment: added to the test's own.
         """
-        start = ["-c", _PRELUDE + script] if isinstance(script, str) else [str(script)]
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  a file never blocks the child as a full pipe would
         self._process = subprocess.Popen(
-            [sys.executable, "-u", *start, *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=cwd or ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=cwd or ROOT,
+            env={**os.environ, **(environment or {})},
         )
         self._values: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read_stdout, name=f"child-{self.pid}", daemon=True)
         self._reader.start()
         self._has_ended = False
 
-    def __enter__(self) -> PythonChild:
+    def __enter__(self: AnyChild) -> AnyChild:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -177,6 +176,27 @@ class PythonChild:
         status = self._process.poll()
         state = "runs" if status is None else f"ended with status {status}"
         return f"child {self.pid} {what} and {state}; its stderr ends:\n{self.stderr_text() or '(nothing)'}"
+
+
+class PythonChild(Child):
+    """A child that runs Python and can import mynosql and `tests`."""
+
+    def __init__(
+        self,
+        script: str | Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        python: str | Path = sys.executable,
+    ) -> None:
+        """Start `script`: Python text, or the path of a file. sys.argv[1:] are the arguments.
+
+        environment: added to the test's own. python: another interpreter than the one that runs this.
+        """
+        start = ["-c", _PRELUDE + script] if isinstance(script, str) else [str(script)]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        added = {"PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
+        super().__init__([str(python), "-u", *start, *arguments], environment=added, cwd=cwd)
 
 
 def _parse(line: bytes) -> Any:
