@@ -22,6 +22,7 @@ from mynosql.net.options import Listening
 from mynosql.net.security import Security, find_secret
 from mynosql.options import OpenOptions
 from mynosql.replica import Command, Replica
+from mynosql.sharing import interpreter_shared
 from mynosql.sync import effects as fx
 from mynosql.sync.wire import decode, encode
 from mynosql.workers import Workers
@@ -162,7 +163,7 @@ class Bridge:
     # net.io.Handler, on the I/O thread
 
     def on_frames(self, link: fx.Link, frames: list[bytes], user_id: str) -> None:
-        with collector_paused():  # a short message may ask for a long answer
+        with collector_paused(), interpreter_shared():  # a short message may ask for a long answer
             self._on_frames(link, frames, user_id, sum(map(len, frames)))
 
     def _on_frames(self, link: fx.Link, frames: list[bytes], user_id: str, size: int) -> None:
@@ -238,7 +239,7 @@ class Bridge:
             if commands:  # waitsync(level="sent") waits for them to leave
                 self._workers.changed.notify_all()
         if commands:
-            with collector_paused():
+            with collector_paused(), interpreter_shared():
                 self._replica.bytes_sent += sum(map(self._perform, commands))
         return due
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from mynosql.errors import MyNoSQLError, StorageError, StorageFailed
 from mynosql.replica import Replica
+from mynosql.sharing import interpreter_shared
 
 PRESSURE_SEAL = 0.75
 """Up to this share sealing waits for a pause of the writers, from whom it takes processor time in a burst."""
@@ -257,7 +258,8 @@ class Workers:
                     return
             error: MyNoSQLError | None = None
             try:
-                job.run()
+                with interpreter_shared():
+                    job.run()
             except StorageError as failed:
                 error = failed
             with self.lock:

@@ -19,7 +19,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "address", "batch", "clock", "codec", "collector", "columns", "errors", "fields", "idkey", "jsonform",
-            "options", "record", "registry", "revision", "row", "scalars", "scope", "transitions", "turns", "views",
+            "options", "record", "registry", "revision", "row", "scalars", "scope", "sharing", "transitions",
+            "turns", "views",
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),

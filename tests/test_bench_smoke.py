@@ -15,7 +15,7 @@ from tests.bench.target import BASELINE, OURS
 
 SMALL = [
     *("--products", OURS, BASELINE, "--rounds", "1", "--readings", "200", "--games", "50", "--records-open", "300"),
-    *("--live-saves", "20", "--idle-s", "0.2"),
+    *("--live-saves", "20", "--idle-s", "0.2", "--frame-blocks", "1"),
 ]
 
 

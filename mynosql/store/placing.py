@@ -15,6 +15,7 @@ from operator import attrgetter
 from mynosql.store.filter import Filter
 from mynosql.store.index import BlockRow, Index, Placed, Segment
 from mynosql.store.shard import block_of, place_of
+from mynosql.store.sorting import pairs_in_steps, sort_in_steps
 
 
 @dataclass(slots=True)
@@ -56,8 +57,8 @@ class Placer:
         asked = [found for id_key, found in pairs if id_key in known_ids or maybe(found)]
         olds = self._index.places(asked) if asked else {}
         # By numbers alone: tens of thousands of tuples would set off Python's cyclic collector.
-        order = sorted(range(len(hashes)), key=hashes.__getitem__)
-        placement.places = dict(zip(map(hashes.__getitem__, order), map(places.__getitem__, order), strict=True))
+        order = sort_in_steps(range(len(hashes)), hashes.__getitem__)
+        placement.places = pairs_in_steps(hashes, places, order)
         members: dict[int, list[tuple[int, bytes]]] = {found: [] for found in olds}
         if len(placement.places) < len(hashes):
             members.update((found, []) for found, count in Counter(hashes).items() if count > 1)

@@ -29,6 +29,7 @@ from mynosql.store.index import BlockRow, Commit, Index, Segment, short_hash
 from mynosql.store.memtable import NO_HASH, Kept, Memtable
 from mynosql.store.packed import HEAD_ROW_BYTES, extent_of, flat_of
 from mynosql.store.placing import Placer, places_of
+from mynosql.store.sorting import sort_in_steps
 from mynosql.store.types import PackAll
 
 SHARD_BYTES_MAX = 64 << 20
@@ -124,7 +125,7 @@ class SealJob:
     def run(self) -> None:
         """The segment is sealed and committed. Raises StorageFull (try again later), StorageFailed, StorageCorrupt."""
         plan = self.plan
-        items = sorted(plan.memtable.kept.items(), key=itemgetter(0))
+        items = sort_in_steps(plan.memtable.kept.items(), itemgetter(0))
         outcome = Outcome(shard_number=plan.shard_number)
         blocks: list[BlockRow] = []
         hashes: list[int] = []

@@ -72,6 +72,10 @@ class Sealer:
         """What is in it is to be sealed, because somebody asked for compaction."""
         self._syncs: list[SyncJob] = []
         self._retired: list[JournalWriter] = []
+        self.feeds_read = 0
+        """Slices of the feed that somebody asked for."""
+        self._quiet_since = 0.0
+        self._quiet_activity = (-1, -1)
         self._idle_since: float | None = None
         self._idle_written = -1
 
@@ -114,7 +118,7 @@ class Sealer:
         if self.is_due:
             return now
         idle_from = self._idle_from(now)
-        dues = [self.summer.next_due(now, idle_from)]
+        dues = [self.summer.next_due(now, self._quiet_from(now))]
         if self.hold is Hold.NOTHING:
             dues.append(self.compactor.next_due(now))
         if not self._unsealed.active.is_empty:
@@ -133,6 +137,13 @@ class Sealer:
         if self._idle_since is None or self._idle_written != self._unsealed.written:
             self._idle_since, self._idle_written = now, self._unsealed.written
         return self._idle_since
+
+    def _quiet_from(self, now: float) -> float:
+        """Since when nobody has written, or read the feed."""
+        activity = (self._unsealed.written, self.feeds_read)
+        if self._quiet_activity != activity:
+            self._quiet_since, self._quiet_activity = now, activity
+        return self._quiet_since
 
     # Making jobs
 
@@ -162,7 +173,7 @@ class Sealer:
         job = self.seal_job(force=force or self._asked_memtable is not None, is_idle=is_idle)
         if job is not None or force:
             return job
-        self._seal = self.summer.job(now, self._idle_from(now), self._options.pause)
+        self._seal = self.summer.job(now, self._quiet_from(now), self._options.pause)
         if self._seal is None and self.hold is Hold.NOTHING:
             self._seal = self.compactor.job(now, self.shard_number, is_idle=is_idle)
         return self._seal

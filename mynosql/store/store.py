@@ -108,6 +108,7 @@ class Store:
         their stale body and never as strays. last_seq is the point reached, also when nothing matched.
         """
         head = self.head_seq
+        self._sealer.feeds_read += 1
         return self._feed.slice(
             self._unsealed.memtables, after_seq, until_seq=head if until_seq is None else min(until_seq, head),
             bytes_max=bytes_max, body_bytes_max=body_bytes_max if bodies else -1, owed_only=owed_only,

@@ -160,6 +160,10 @@ NODES = (
     Measure("live_p99_ms", "live, p99, ms", 3),
     Measure("idle_mirror_percent", "idle mirror with a peer, % of a core", 3, AtMost(0.5)),
     Measure("idle_peer_percent", "idle peer, % of a core", 3, AtMost(0.5)),
+    Measure("frame_alone_p999_ms", "frames of a 60 Hz loop on an idle machine, p99.9 late, ms", 1),
+    Measure("frame_beside_p999_ms", "the same beside a first sync of other processes", 1),
+    Measure("frame_inside_p999_ms", "the same in the process that takes {readings:,} readings in", 1),
+    Measure("frame_above_p999_ms", "of that above the loop on an idle machine", 1, AtMost(4)),
 )
 
 

@@ -38,7 +38,7 @@ class OurNodes(SyncTarget):
         The clock starts before the empty mirror is opened and stops when its own status says that it holds every
         record; "confirmed": when the source's waitsync says that the other has them on its disk.
         """
-        with _start("source_node") as source, _start("joining_node") as joining:
+        with start("source_node") as source, start("joining_node") as joining:
             source.send({"folder": str(folder / "source"), "readings": count})
             endpoint = source.read_until("endpoint", DEADLINE_S)["endpoint"]
             joining.send({"folder": str(folder / "joining"), "readings": count, "peer": endpoint})
@@ -57,8 +57,8 @@ class OurNodes(SyncTarget):
         port = find_free_port()
         with (
             Proxy("127.0.0.1", port) as proxy,
-            _start("source_node") as source,
-            _start("joining_node") as joining,
+            start("source_node") as source,
+            start("joining_node") as joining,
         ):
             advertise = f"127.0.0.1:{proxy.port}"
             listen = {"listen": f"127.0.0.1:{port}", "advertise": advertise}
@@ -73,7 +73,7 @@ class OurNodes(SyncTarget):
 
         From before addpeer to after waitsync, which needs the mirror's word that all of them are fsynced.
         """
-        with _start("idle_node") as mirror, _start("pushing_node") as pushing:
+        with start("idle_node") as mirror, start("pushing_node") as pushing:
             mirror.send({"folder": str(folder / "mirror"), "options": MIRROR})
             endpoint = mirror.read_until("endpoint", DEADLINE_S)["endpoint"]
             pushing.send({"folder": str(folder / "peer"), "readings": count, "peer": endpoint})
@@ -85,7 +85,7 @@ class OurNodes(SyncTarget):
 
         From before savedoc to after readdoc, by the one monotonic clock that both processes share.
         """
-        with _start("saving_node") as saving, _start("reading_node") as reading:
+        with start("saving_node") as saving, start("reading_node") as reading:
             saving.send({"folder": str(folder / "saving"), "saves": saves + WARM_UP_SAVES, "options": MIRROR})
             endpoint = saving.read_until("endpoint", DEADLINE_S)["endpoint"]
             options = {**MIRROR, "peers": [endpoint]}
@@ -98,7 +98,7 @@ class OurNodes(SyncTarget):
 
 def measure_idle(folder: Path, seconds: float) -> Result:
     """A mirror and a peer that follows it, nothing to do: the processor time of each process over `seconds`."""
-    with _start("idle_node") as mirror, _start("idle_node") as peer:
+    with start("idle_node") as mirror, start("idle_node") as peer:
         mirror.send({"folder": str(folder / "mirror"), "options": MIRROR})
         endpoint = mirror.read_until("endpoint", DEADLINE_S)["endpoint"]
         peer.send({"folder": str(folder / "peer"), "options": {"peers": [endpoint]}})
@@ -208,7 +208,7 @@ def idle_node() -> None:
         receive()
 
 
-def _start(function: str) -> PythonChild:
+def start(function: str) -> PythonChild:
     return PythonChild(f"from tests.bench import nodes\nnodes.{function}()")
 
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench import nodes, sync_target, target
+from tests.bench import frames, nodes, sync_target, target
 from tests.bench.limits import limited
 from tests.bench.sizes import Sizes
 from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import OURS
 from tests.faults.processes import PythonChild
 
-SECTIONS = ("local", "open", "sync", "push", "live", "idle")
+SECTIONS = ("local", "open", "sync", "push", "live", "idle", "frames")
 PRODUCTS = tuple(dict.fromkeys((*target.TARGETS, *SYNC_TARGETS)))
 JOB_DEADLINE_S = 600.0
 
@@ -68,6 +68,8 @@ class Run:
                     yield from ((product, step) for product in _turned(self._nodes, number))
         if "idle" in self._sections and OURS in self._nodes:
             yield OURS, self._idle
+        if "frames" in self._sections and OURS in self._nodes and number == 0:  # its blocks are rounds of their own
+            yield OURS, self._frames
 
     def _saves(self, product: str, folder: Path) -> None:
         self._local(product, "save", {"folder": str(folder)})
@@ -96,6 +98,9 @@ class Run:
 
     def _idle(self, product: str, folder: Path) -> None:
         self._add(product, nodes.measure_idle(folder, self._sizes.idle_s))
+
+    def _frames(self, product: str, folder: Path) -> None:
+        self._add(product, frames.measure_frames(folder, self._sizes.readings, self._sizes.frame_blocks))
 
     def _local(self, product: str, job_name: str, job: dict[str, Any]) -> None:
         """One function of local.py in a process of its own."""

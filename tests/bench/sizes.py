@@ -21,6 +21,8 @@ class Sizes:
     """Records in the folder whose opening is timed; filled once per product."""
     live_saves: int = 1_000
     """Saves whose way to another node is timed."""
+    frame_blocks: int = 10
+    """First syncs beside which a game loop runs, and as many without."""
     idle_s: float = 20.0
     """How long an idle node is watched."""
 
