@@ -19,8 +19,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "address", "batch", "clock", "codec", "collector", "columns", "errors", "fields", "idkey", "jsonform",
-            "options", "record", "registry", "revision", "row", "scalars", "scope", "sharing", "transitions",
-            "turns", "views",
+            "options", "record", "registry", "revision", "row", "scalars", "scope", "transitions", "turns",
+            "views",
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
@@ -29,7 +29,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "backup", "bridge", "control", "database", "exporting", "feed", "merging", "opened", "parallel",
-            "rejecting", "repairing", "workers",
+            "rejecting", "repairing", "sharing", "workers",
         ), 4,
     ),
     **dict.fromkeys(("cli", "__main__"), 5),
