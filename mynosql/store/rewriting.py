@@ -220,8 +220,9 @@ class RewriteJob:
 
     def _rows_of(self, segment: Segment) -> Iterator[tuple[bytes, _Kept]]:
         for block in self._index.blocks_of(segment.number):
-            rows, raw = shard.read_raw(self._files, block.ref)
+            rows = shard.read_head(self._files, block.ref).rows
             rows.expand()
+            raw: bytes | None = None
             hashes = [short_hash(id_hash(rows.id_key(slot))) for slot in range(rows.count)]
             now = self._index.places(hashes)
             for slot, found in enumerate(hashes):
@@ -230,6 +231,10 @@ class RewriteJob:
                 if now.get(found) == place or place in self._index.twins(found):
                     if is_stray and self._has_seq(rows.seq(slot)):
                         continue  # the row that stands at its seq is in the group, and takes its body
+                    entry = rows.entry(slot)
+                    if raw is None and (entry.held or entry.stale is not None):
+                        # Only now: bodies that are damaged do not matter once their rows were replaced.
+                        raw = shard.read_raw(self._files, block.ref)[1]
                     row = rows.row(slot, raw)
                 elif is_stray:
                     continue

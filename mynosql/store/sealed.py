@@ -6,6 +6,7 @@ heads and bodies. Never writes; a seal job writes and Store tells it here with a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ class Sealed:
         self.owed: dict[int, int] = {}
         """Segment number → owed rows in it when it was sealed, strays left out; absent: none."""
         self.problems: list[Problem] = []
+        self.damaged: set[tuple[str, int]] = set()
+        """Shard files and offsets where damage was met that nobody has dealt with."""
         self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
         self._first_keys: Cache[int, bytes] = Cache(FIRST_KEYS_BYTES_MAX)
@@ -194,9 +197,20 @@ class Sealed:
 
     def note_problem(self, error: StorageCorrupt, records: int = 0) -> None:
         """Damage that a scan steps over is listed once."""
+        if error.offset is not None and len(self.damaged) < PROBLEMS_MAX:
+            self.damaged.add((error.path, error.offset))
         problem = Problem(error.path, error.offset, str(error), records)
         if problem not in self.problems and len(self.problems) < PROBLEMS_MAX:
             self.problems.append(problem)
+
+    def note_found(self, problems: Iterable[Problem]) -> None:
+        """A check found these."""
+        for problem in problems:
+            name = os.path.basename(problem.file)
+            if problem.offset is not None and shard.parse_shard_name(name) is not None and (
+                len(self.damaged) < PROBLEMS_MAX
+            ):
+                self.damaged.add((problem.file, problem.offset))
 
     def drop_caches(self) -> None:
         """Nothing decoded is kept in memory."""
