@@ -19,7 +19,7 @@ from mynosql.store.files import Files
 from mynosql.store.index import BlockRow, Commit, Index, Placed, Segment
 from mynosql.store.rewriting import APPENDED_NOTE, pack_place
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, pack_owed
-from mynosql.store.sealed import Found, Sealed
+from mynosql.store.sealed import DROPPED_NOTE, Found, Sealed
 from mynosql.store.tally import Tally, state_of_entry
 
 _HASHES_AT_ONCE = 10_000
@@ -127,11 +127,12 @@ class Mender:
             segments_removed=sorted(affected), segments=segments, blocks=blocks, places=places,
             places_removed=removed, twins_removed=twins_removed,
             notes={
-                TALLY_NOTE: survey.tally.pack(), OWED_NOTE: pack_owed(survey.owed),
+                DROPPED_NOTE: b"1", TALLY_NOTE: survey.tally.pack(), OWED_NOTE: pack_owed(survey.owed),
                 APPENDED_NOTE: pack_place(last, self._files.size(shard.shard_name(last))),
             },
         ))
         self._sealed.segments = self._index.segments()
+        self._sealed.has_dropped = True
         self._sealed.owed = survey.owed
         self._sealed.drop_caches()
         tally.counts, tally.pending = survey.tally.counts, survey.tally.pending

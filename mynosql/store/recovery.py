@@ -28,7 +28,7 @@ from mynosql.store.rewriting import (
     unpack_place,
 )
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, unpack_owed
-from mynosql.store.sealed import Sealed, complete_filter
+from mynosql.store.sealed import DROPPED_NOTE, Sealed, complete_filter
 from mynosql.store.shard import FILE_HEADER, parse_shard_name, shard_name
 from mynosql.store.tally import Tally
 from mynosql.store.types import Problem, StoreOptions
@@ -57,6 +57,7 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     appended_data, emptied_data = notes.pop(APPENDED_NOTE, b""), notes.pop(EMPTIED_NOTE, b"")
     is_rewriting = bool(notes.pop(REWRITING_NOTE, b""))
     notes.pop(DAMAGED_NOTE, b"")
+    notes.pop(DROPPED_NOTE, None)
     filter, covered = _load_filter(files)
     sealed = Sealed(files, index, filter, options)
     try:

@@ -24,6 +24,7 @@ from mynosql.store.types import Problem, StoreOptions
 FIRST_KEYS_BYTES_MAX = 2 << 20
 """First ids of some 8,000 blocks: of a million records."""
 FIRST_KEY_OVERHEAD_BYTES = 150
+DROPPED_NOTE = ".dropped"
 PROBLEMS_MAX = 100
 """Damage met while reading is listed up to this many places; checkdb lists all of it."""
 
@@ -49,6 +50,8 @@ class Sealed:
         self.problems: list[Problem] = []
         self.damaged: set[tuple[str, int]] = set()
         """Shard files and offsets where damage was met that nobody has dealt with."""
+        self.has_dropped = bool(index.note(DROPPED_NOTE))
+        """Rows were given up with their block: older rows of their ids may be in older segments."""
         self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
         self._first_keys: Cache[int, bytes] = Cache(FIRST_KEYS_BYTES_MAX)
