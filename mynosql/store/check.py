@@ -182,6 +182,8 @@ class Checker:
             except StorageError as error:
                 self._problem(self._files.path(name), None, str(error), 0)
                 continue
+            for offset in reader.flips:
+                self._problem(self._files.path(name), offset, "one bit of a save is flipped", 0)
             for damage in reader.damages:
                 if not damage.frames:
                     continue  # the file's header: no save was in it

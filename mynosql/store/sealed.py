@@ -80,6 +80,12 @@ class Sealed:
                 raise self._misplaced(head, candidate)
             if head.rows.id_key(slot) == id_key:
                 return Found(head, slot)
+            if self.hash_of(head.rows.id_key(slot)) != found:
+                raise StorageCorrupt(
+                    self.files.path("index"), None,
+                    f"row {slot} of block {head.ref.number} is not of the hash that names it; close and open the "
+                    "database: the index is made anew",
+                )
         return None
 
     def entry(self, found: Found) -> Entry:

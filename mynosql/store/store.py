@@ -230,8 +230,14 @@ class Store:
         return bool(self._sealed.damaged)
 
     def note_damage(self, error: StorageCorrupt) -> None:
-        """A read met it."""
+        """A read met it. A damaged index is made anew by the next opening."""
         self._sealed.note_problem(error)
+        if error.path == self._files.path(INDEX_NAME):
+            self._rebuild_later()
+
+    def _rebuild_later(self) -> None:
+        with contextlib.suppress(StorageError):
+            self._index.commit(Commit(notes={REBUILDING_NOTE: b"1"}))
 
     def mend(self, is_kept: Callable[[Entry], bool]) -> Mended | None:
         """What damaged blocks held is given up, so that it can be fetched again; None: later, a job is under way.
@@ -563,8 +569,7 @@ class Store:
             if not checker.is_overtaken:
                 self._sealed.note_found(report.problems)
                 if any(problem.file == self._files.path(INDEX_NAME) for problem in report.problems):
-                    with contextlib.suppress(StorageError):  # the next opening makes it anew from the shards
-                        self._index.commit(Commit(notes={REBUILDING_NOTE: b"1"}))
+                    self._rebuild_later()
                 return report
 
     def drop_caches(self) -> None:
