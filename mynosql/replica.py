@@ -134,7 +134,9 @@ class Replica:
         """Damage took rows: nobody here knows which."""
         self._mend_after = float("-inf")
         self._refused: dict[fx.Link, str] = {}
-        """What was shown of connections that could not be made; forgotten when they can."""
+        """What was shown of connections that were refused; forgotten when that is over."""
+        self._ending: fx.Link | None = None
+        """Whose attempt was just refused: its end follows."""
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -411,18 +413,29 @@ class Replica:
         self._perform(self.node.on_garbage(link, error, now), now)
 
     def on_refused(self, link: fx.Link, error: MyNoSQLError) -> None:
-        """A connection could not be made; syncstatus shows it until one can, or something else fails."""
+        """A connection was refused; syncstatus shows it until another attempt ends otherwise, or something else fails.
+
+        on_link_down follows, for the same attempt.
+        """
         self.on_failure(error)
+        self._ending = link
         self._refused[link] = self.last_error or ""
         while len(self._refused) > REFUSED_LINKS_MAX:
             del self._refused[next(iter(self._refused))]
 
     def on_link_up(self, link: fx.Link, now: float) -> None:
-        if self._refused.pop(link, None) == self.last_error:
-            self.last_error = None
+        self._end_refusal(link)
         self._perform(self.node.on_link_up(link, now), now)
 
+    def _end_refusal(self, link: fx.Link) -> None:
+        """What was refused there is so no longer, or not known to be, or nobody wants it any more."""
+        if self._refused.pop(link, "") == self.last_error:
+            self.last_error = None
+
     def on_link_down(self, link: fx.Link, now: float) -> None:
+        if link != self._ending:
+            self._end_refusal(link)
+        self._ending = None
         self._perform(self.node.on_link_down(link, now), now)
 
     def on_durable(self, now: float) -> None:
@@ -495,6 +508,8 @@ class Replica:
             elif isinstance(effect, fx.Send | fx.Publish):
                 self._outgoing.append((self._gate(effect.message), effect))
             elif isinstance(effect, fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe):
+                if isinstance(effect, fx.HangUp):
+                    self._end_refusal(effect.link)
                 self._outgoing.append((0, effect))
             elif isinstance(effect, fx.SetNote):
                 self._set_note(effect)
