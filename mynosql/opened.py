@@ -11,8 +11,8 @@ import os
 import random
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mynosql.address import parse_address
 from mynosql.bridge import Bridge
@@ -21,6 +21,7 @@ from mynosql.errors import (
     OptionInvalid,
     RecordNotFound,
     RecordUnavailable,
+    StorageCorrupt,
 )
 from mynosql.ledger import Ledger, Save
 from mynosql.options import OpenOptions, check_mode
@@ -55,6 +56,27 @@ REWRITE_PAUSE_S = 0.002
 """After each block that is written again: about as long as the block took."""
 MEMTABLES_MAX = 4
 """One is written, one is sealed, two may wait; then saves wait."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _mended(
+    method: Callable[Concatenate[OpenDatabase, P], T]
+) -> Callable[Concatenate[OpenDatabase, P], T]:
+    """Once more, when damage that the call met was given up since others have what it took."""
+
+    @wraps(method)
+    def call(self: OpenDatabase, /, *arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return method(self, *arguments, **options)
+        except StorageCorrupt as error:
+            if not self.mend(error):
+                raise
+            return method(self, *arguments, **options)
+
+    return call
 
 
 def wall_ms() -> int:
@@ -210,14 +232,20 @@ class OpenDatabase:
         with self.lock:
             if self._trimmer.refusal is not None:
                 raise self._trimmer.refusal
-            leaf = self._ledger.save_new(id_key, body, wall_ms()) if given is None else None
-            if leaf is None:
+            try:
+                leaf = self._ledger.save_new(id_key, body, wall_ms()) if given is None else None
+                if leaf is None:
+                    leaf = self._ledger.save(Save(id_key, given, body), branch=branch, now_ms=wall_ms())
+            except StorageCorrupt as error:  # not by @_mended: a call more for each save
+                if not self.mend(error):
+                    raise
                 leaf = self._ledger.save(Save(id_key, given, body), branch=branch, now_ms=wall_ms())
             workers.on_written()
         if self._is_each or workers.is_pressed:
             self._after_write()
         return leaf
 
+    @_mended
     def save_many(self, saves: Sequence[Save]) -> list[Leaf]:
         with self.lock:
             if self._trimmer.refusal is not None:
@@ -227,12 +255,14 @@ class OpenDatabase:
         self._after_write()
         return leaves
 
+    @_mended
     def delete(self, id_key: bytes, given: str | None) -> None:
         with self.lock:
             self._ledger.delete(id_key, given=given, now_ms=wall_ms())
             self.workers.on_written()
         self._after_write()
 
+    @_mended
     def resolve(self, id_key: bytes, body: bytes) -> Leaf:
         with self.lock:
             leaf = self._ledger.resolve(id_key, body, now_ms=wall_ms())
@@ -240,6 +270,7 @@ class OpenDatabase:
         self._after_write()
         return leaf
 
+    @_mended
     def merge(self, id_key: bytes, body: bytes, seen: Leaves) -> Leaf | None:
         """As resolve, if the leaves are still those seen; None: they are not."""
         with self.lock:
@@ -254,8 +285,21 @@ class OpenDatabase:
                 self.workers.wait_durable()
         self.workers.slow_down()
 
+    # Damage
+
+    def mend(self, error: StorageCorrupt | None) -> bool:
+        """What the error is about was given up, to be fetched again: True, the call is worth another try."""
+        with self.lock:
+            if not self.replica.mend(error, time.monotonic()):
+                return False
+            self.replica.tell_damage(time.monotonic())
+            self.workers.on_written()
+        self._bridge.wake()
+        return True
+
     # Reading
 
+    @_mended
     def find(self, id_key: bytes) -> Entry | None:
         with self.lock:
             return self.store.find(id_key)
@@ -268,6 +312,7 @@ class OpenDatabase:
         scoping = self.replica.scoping
         return scoping.is_hiding and scoping.is_hidden(entry)
 
+    @_mended
     def is_doubtful(self, id_key: bytes) -> bool:
         """Outside of the scope nobody tells us of newer revisions: what is held here may be old. Not what is owed."""
         with self.lock:
@@ -282,6 +327,7 @@ class OpenDatabase:
         with self.lock:
             return self.store.counters.records - self.replica.scoping.count_hidden()
 
+    @_mended
     def read(self, id_key: bytes) -> tuple[Leaf, bytes | None] | None:
         """The winner here and its packed body; body None: not held, or a tombstone. None: the id is not known."""
         with self.lock:
@@ -299,6 +345,7 @@ class OpenDatabase:
             with self.lock:
                 self.store.keep_whole(id_key, leaf, whole)
 
+    @_mended
     def read_remote(
         self, id_key: bytes, id: Hashable, *, timeout_s: float, allow_stale: bool, confirm: bool
     ) -> tuple[Leaf, bytes]:
@@ -370,6 +417,7 @@ class OpenDatabase:
             if self.replica.has_live_mirror and timeout_s > 0:
                 self._fetch(id_key, timeout_s, False)
 
+    @_mended
     def read_leaf(self, id_key: bytes, leaf: Leaf) -> bytes | None:
         """The packed body of one leaf if it is held here."""
         with self.lock:
@@ -402,6 +450,7 @@ class OpenDatabase:
                 entries = self.store.entries(entries[-1].id_key + b"\0", high, live_only=True, limit=limit)
             return shown[:limit]
 
+    @_mended
     def doc_info(self, id_key: bytes, id: Hashable) -> DocInfo:
         with self.lock:
             entry = self.store.find(id_key)
@@ -473,6 +522,7 @@ class OpenDatabase:
             self.workers.wait(lambda: is_new(self.replica.rejected_seqs) or is_over() or self._is_closed, None)
             return tuple(self.replica.rejected_seqs), self.replica.rejections()
 
+    @_mended
     def evict(self, id_key: bytes) -> bool:
         with self.lock:
             self.workers.check()
@@ -499,6 +549,7 @@ class OpenDatabase:
             self._trimmer.pin_all(prefix, is_pinned=is_pinned)
             self.workers.on_written()
 
+    @_mended
     def retry(self, id_key: bytes) -> bool:
         """A record that was refused is owed once more; False: no such record is known here."""
         with self.lock:
@@ -536,6 +587,7 @@ class OpenDatabase:
     def check(self, progress: Callable[[int, int], None] | None) -> CheckReport:
         with self.lock:
             report = self.store.check(progress)
+        self.mend(None)
         return CheckReport(
             ok=report.ok, records=report.records, blocks=report.blocks,
             problems=tuple(

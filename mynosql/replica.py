@@ -19,6 +19,7 @@ from mynosql.errors import (
     OptionInvalid,
     PeerError,
     RecordNotFound,
+    StorageCorrupt,
     StorageError,
     StorageFailed,
     StorageFull,
@@ -55,6 +56,7 @@ SCOPED_SLICES_MAX = 4
 REFUSED_LINKS_MAX = 256
 DISK_RETRY_S = 1.0
 """What a full disk refused is tried again this often: nothing else need be due."""
+MEND_REST_S = 1.0
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -127,8 +129,15 @@ class Replica:
         """Notes that a full disk refused, tried again at every step and with the next note."""
         self._is_renewal_due = False
         self._stepped_at = float("-inf")
+        self._given_up: list[bytes] = []
+        """Ids whose bodies damage took; the node is to be told."""
+        self._has_lost_rows = False
+        """Damage took rows: nobody here knows which."""
+        self._mend_after = float("-inf")
         self._refused: dict[fx.Link, str] = {}
-        """What was shown of connections that could not be made; forgotten when they can."""
+        """What was shown of connections that were refused; forgotten when that is over."""
+        self._ending: fx.Link | None = None
+        """Whose attempt was just refused: its end follows."""
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -352,6 +361,47 @@ class Replica:
         self.ledger.evict(id_key, entry)
         return True
 
+    # Damage
+
+    @property
+    def _has_others(self) -> bool:
+        """What is lost here may be somewhere else. A node alone keeps what is damaged, and says so."""
+        return self.knows_mirrors or (self.is_mirror and self.node.connected > 0)
+
+    def mend(self, error: StorageCorrupt | None, now: float) -> bool:
+        """What damage hit is given up here and comes again from others, if there are any; True: try once more.
+
+        error: what a read met; None: what was met before. What is owed and on no other disk is not given up.
+        """
+        if error is not None:
+            self.store.note_damage(error)
+        if not self.store.is_damaged or not self._has_others:
+            return False
+        try:
+            mended = self.store.mend(self.is_pending)
+        except StorageError as failed:
+            self.on_failure(failed)
+            mended = None
+        if mended is None:
+            self._mend_after = now + MEND_REST_S
+            return False
+        if error is not None:
+            self.on_failure(error)
+        self._given_up += mended.id_keys
+        if mended.rows_dropped:
+            self._has_lost_rows = True
+            self._as_of_ms = None  # an id that is unknown now may exist
+            self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=b""))
+        self.on_work()
+        return bool(mended.id_keys or mended.rows_dropped)
+
+    def tell_damage(self, now: float) -> None:
+        """The node hears what was given up."""
+        given_up, self._given_up = self._given_up, []
+        has_lost_rows, self._has_lost_rows = self._has_lost_rows, False
+        if given_up or has_lost_rows:
+            self._perform(self.node.on_damage(given_up, now, has_lost_rows=has_lost_rows), now)
+
     def sync_status(self, endpoint: str | None) -> SyncStatus:
         """Everything at a glance."""
         counters = self.store.counters
@@ -382,18 +432,29 @@ class Replica:
         self._perform(self.node.on_garbage(link, error, now), now)
 
     def on_refused(self, link: fx.Link, error: MyNoSQLError) -> None:
-        """A connection could not be made; syncstatus shows it until one can, or something else fails."""
+        """A connection was refused; syncstatus shows it until another attempt ends otherwise, or something else fails.
+
+        on_link_down follows, for the same attempt.
+        """
         self.on_failure(error)
+        self._ending = link
         self._refused[link] = self.last_error or ""
         while len(self._refused) > REFUSED_LINKS_MAX:
             del self._refused[next(iter(self._refused))]
 
     def on_link_up(self, link: fx.Link, now: float) -> None:
-        if self._refused.pop(link, None) == self.last_error:
-            self.last_error = None
+        self._end_refusal(link)
         self._perform(self.node.on_link_up(link, now), now)
 
+    def _end_refusal(self, link: fx.Link) -> None:
+        """What was refused there is so no longer, or not known to be, or nobody wants it any more."""
+        if self._refused.pop(link, "") == self.last_error:
+            self.last_error = None
+
     def on_link_down(self, link: fx.Link, now: float) -> None:
+        if link != self._ending:
+            self._end_refusal(link)
+        self._ending = None
         self._perform(self.node.on_link_down(link, now), now)
 
     def on_durable(self, now: float) -> None:
@@ -414,14 +475,23 @@ class Replica:
             self._write_notes(self._unwritten)
         if self._is_renewal_due:
             self._perform(self._renew(now), now)
+        if self.store.is_damaged and now >= self._mend_after:
+            self.mend(None, now)
+        self.tell_damage(now)
         self._perform(self.node.step(now), now)
 
     def next_due(self, now: float) -> float | None:
         due = self.node.next_due(now)
-        if not (self._unwritten or self._is_renewal_due) or self.store.read_only_reason is not None:
+        if self.store.read_only_reason is not None:
             return due
-        retry_at = self._stepped_at + DISK_RETRY_S
-        return retry_at if due is None else min(due, retry_at)
+        dues = [] if due is None else [due]
+        if self._unwritten or self._is_renewal_due:
+            dues.append(self._stepped_at + DISK_RETRY_S)
+        if self._given_up or self._has_lost_rows:
+            dues.append(now)
+        elif self.store.is_damaged and self._has_others:
+            dues.append(max(now, self._mend_after))
+        return min(dues, default=None)
 
     # The gate
 
@@ -457,6 +527,8 @@ class Replica:
             elif isinstance(effect, fx.Send | fx.Publish):
                 self._outgoing.append((self._gate(effect.message), effect))
             elif isinstance(effect, fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe):
+                if isinstance(effect, fx.HangUp):
+                    self._end_refusal(effect.link)
                 self._outgoing.append((0, effect))
             elif isinstance(effect, fx.SetNote):
                 self._set_note(effect)
@@ -473,7 +545,7 @@ class Replica:
             else:
                 if isinstance(effect, fx.Apply) and len(effect.rows) > LONG_WORK_ROWS:
                     self.before_long_work()
-                todo.extend(self.node.on_result(effect.token, self._result_of(effect), now))
+                todo.extend(self.node.on_result(effect.token, self._result_of(effect, now), now))
                 if self.ledger.take_foreign():
                     todo.extend(self.node.on_foreign(now))
                 if isinstance(effect, fx.Apply) and self.node.rejected:
@@ -485,6 +557,7 @@ class Replica:
             fx.Apply | fx.ReadFeed | fx.ReadBodies | fx.ReadPiece | fx.ReadMissing | fx.ReadOffers | fx.CompareOffers
             | fx.ReadSums | fx.ReadHashes
         ),
+        now: float, *, is_again: bool = False,
     ) -> fx.Result:
         try:
             if isinstance(effect, fx.Apply):
@@ -496,7 +569,10 @@ class Replica:
                 self._unwritten = {}
                 return applied
             if isinstance(effect, fx.ReadFeed):
-                return self._read_feed(effect)
+                feed = self._read_feed(effect)
+                if not is_again and self.store.is_damaged and now >= self._mend_after and self.mend(None, now):
+                    feed = self._read_feed(effect)  # with the entries of a block that was stepped over
+                return feed
             if isinstance(effect, fx.ReadBodies):
                 return self._read_bodies(effect)
             if isinstance(effect, fx.ReadPiece):
@@ -512,6 +588,11 @@ class Replica:
                 found = self.store.find_hashes([_signed(id_hash) for id_hash in effect.id_hashes])
                 return fx.Held(rows=tuple(map(_bare, map(found.get, map(_signed, effect.id_hashes)))))
             return self._compare_offers(effect)
+        except StorageCorrupt as error:
+            if not is_again and self.mend(error, now):
+                return self._result_of(effect, now, is_again=True)
+            self.on_failure(error)
+            return fx.Failed(error=error)
         except StorageError as error:
             self.on_failure(error)
             return fx.Failed(error=error)

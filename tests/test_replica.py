@@ -540,6 +540,28 @@ def test_what_was_said_of_a_connection_is_forgotten_when_it_is_made(made: Made) 
     assert made.replica.last_error == "PeerError: something else"
 
 
+def test_what_was_said_of_a_connection_is_forgotten_when_its_next_attempt_ends_otherwise(made: Made) -> None:
+    """Whoever had another secret is gone: "nothing answers" is all that is known now."""
+    link = fx.Link.dial(Address("host", 1))
+    made.replica.on_refused(link, PeerError("compare the secrets"))
+    made.replica.on_link_down(link, 0.0)
+    assert made.replica.last_error == "PeerError: compare the secrets", "the end of the attempt that was refused"
+
+    made.replica.on_link_down(link, 1.0)
+
+    assert made.replica.last_error is None
+
+
+def test_what_was_said_of_a_connection_is_forgotten_when_nobody_wants_it(made: Made) -> None:
+    link = fx.Link.dial(Address("host", 1))
+    made.replica.on_refused(link, PeerError("compare the secrets"))
+    made.replica.on_link_down(link, 0.0)
+
+    made.perform(fx.HangUp(link=link))
+
+    assert made.replica.last_error is None
+
+
 def test_what_is_remembered_of_connections_is_bounded(made: Made) -> None:
     for port in range(1, REFUSED_LINKS_MAX + 50):
         made.replica.on_refused(fx.Link.dial(Address("host", port)), PeerError("no"))

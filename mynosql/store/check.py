@@ -52,6 +52,13 @@ class Checker:
 
     def run(self, tally: Tally, progress: Callable[[int, int], None] | None) -> CheckReport:
         """Everything is checked; tally: the counters that the full scan must come to."""
+        try:
+            self._run(tally, progress)
+        except StorageCorrupt as error:  # what leads to everything else cannot be read on
+            self._problem(error.path, error.offset, str(error), 0)
+        return CheckReport(not self._problems, tuple(self._problems), self._counted.records, self._blocks)
+
+    def _run(self, tally: Tally, progress: Callable[[int, int], None] | None) -> None:
         self._counted.delivered = tally.delivered
         for text in self._index.check():
             self._problem(self._index_path, None, f"the index is damaged: {text}", 0)
@@ -76,7 +83,6 @@ class Checker:
         self._check_places()
         self._check_journals()
         self._check_counts(tally)
-        return CheckReport(not self._problems, tuple(self._problems), self._counted.records, self._blocks)
 
     def _blocks_of(self, segment: Segment) -> list[BlockRow]:
         return self._index.blocks_of(segment.number)
@@ -176,6 +182,8 @@ class Checker:
             except StorageError as error:
                 self._problem(self._files.path(name), None, str(error), 0)
                 continue
+            for offset in reader.flips:
+                self._problem(self._files.path(name), offset, "one bit of a save is flipped", 0)
             for damage in reader.damages:
                 if not damage.frames:
                     continue  # the file's header: no save was in it

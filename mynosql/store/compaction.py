@@ -7,7 +7,7 @@ worth doing is decided in garbage.py, done in rewriting.py. Driven by sealer.py 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mynosql.errors import StorageCorrupt, StorageError
 from mynosql.store.feeds import Feed
@@ -53,6 +53,8 @@ class Compactor:
         """When the last job was made, while it is not known how long it took."""
         self._shards_kept = frozenset(unpack_numbers(index.note(DAMAGED_NOTE)))
         self._unreadable: set[int] = set()
+        self._wanted: set[int] = set()
+        """Segments with damage that nothing depends on any more: written again, they are sound."""
         self._done: set[int] = set()
         """Segments that were written again since somebody asked: once is enough, or saves could keep it going."""
         self._asked_until: int | None = None
@@ -71,6 +73,12 @@ class Compactor:
         self._rest_until = float("-inf")
         self.rows_done, self.error = 0, None
         self._done, self._asked_until = set(), None
+
+    def want(self, numbers: Iterable[int]) -> None:
+        """Damage in these segments was given up."""
+        self._wanted |= set(numbers)
+        self._unreadable -= self._wanted
+        self._is_open = True
 
     def is_worth_at_close(self) -> bool:
         """More than half is garbage, and little else."""
@@ -132,6 +140,7 @@ class Compactor:
             fixed |= {found.number for found in self._sealed.segments if found.number > self._asked_until}
         return choose(Situation(
             self._sealed.segments, self._index.usage(), self._shard_bytes(), shard_number, frozenset(fixed),
+            frozenset(self._wanted),
         ), is_asked=self.is_asked)
 
     def _shard_bytes(self) -> dict[int, int]:
@@ -157,6 +166,7 @@ class Compactor:
         self._feed.drop_caches()
         sealed.drop_caches()
         self._done |= numbers
+        self._wanted -= numbers
         self.rows_done += sum(segment.row_count for segment in job.plan.group)
         for number in emptied:
             with contextlib.suppress(StorageError):  # the index knows that it is empty: the next opening removes it
@@ -167,6 +177,7 @@ class Compactor:
         if isinstance(error, StorageCorrupt):
             self._sealed.note_problem(error)
             self._unreadable |= {segment.number for segment in job.plan.group}
+            self._wanted -= self._unreadable
         else:
             self._give_up(error)
             self._rest_until = (self._began or 0.0) + FULL_REST_S

@@ -7,6 +7,7 @@ Store under its lock; memtables come oldest first.
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -285,18 +286,23 @@ class Feed:
     def _read_on(self, ahead: _Ahead, count: int) -> None:
         blocks = ahead.blocks[ahead.done : ahead.done + count]
         ahead.done += len(blocks)
-        bodies, large, rows = ahead.bodies, ahead.large, ahead.rows
         for block in blocks:
             try:
-                head, raw = self._read_block(block, bodies, large)
-                if ahead.segment.dead:
-                    self._add_current(rows, block, head, raw, bodies, large)
-                else:
-                    slots = range(head.count)
-                    rows.add(head, raw, [i for i in slots if not head.flags(i) & FLAG_STRAY])
+                self._add_block(ahead, block, ahead.bodies)
             except StorageCorrupt as error:
-                # One damaged block must not keep all others from every node.
+                # One damaged block must not keep all others from every node, nor its bodies its entries.
                 self._sealed.note_problem(error, block.row_count)
+                if ahead.bodies:
+                    with contextlib.suppress(StorageCorrupt):
+                        self._add_block(ahead, block, False)
+
+    def _add_block(self, ahead: _Ahead, block: BlockRow, bodies: bool) -> None:
+        head, raw = self._read_block(block, bodies, ahead.large)
+        if ahead.segment.dead:
+            self._add_current(ahead.rows, block, head, raw, ahead.bodies, ahead.large)
+        else:
+            slots = range(head.count)
+            ahead.rows.add(head, raw, [i for i in slots if not head.flags(i) & FLAG_STRAY])
 
     def _read_block(self, block: BlockRow, bodies: bool, large: dict[int, Found]) -> tuple[Head, bytes | None]:
         files = self._sealed.files
@@ -329,8 +335,15 @@ class Feed:
             if found.head.rows.seq(found.slot) == seq:
                 if bodies and found.head.body_raw > shard.PIECE_BYTES:
                     large[seq] = found
-                rows.add_row(self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1))
+                rows.add_row(self._row_at(found, bodies))
         rows.add(head, raw, slots)
+
+    def _row_at(self, found: Found, bodies: bool) -> Row:
+        try:
+            return self._sealed.row(found, body_bytes_max=shard.PIECE_BYTES if bodies else -1)
+        except StorageCorrupt as error:
+            self._sealed.note_problem(error)
+            return self._sealed.row(found, body_bytes_max=-1)
 
     def on_sealed(
         self, memtable: Memtable, segment: Segment | None, replaced_in: Sequence[int], contents: Sequence[bytes]

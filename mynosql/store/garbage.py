@@ -46,6 +46,8 @@ class Situation(NamedTuple):
     """The one that is appended to."""
     fixed: frozenset[int] = frozenset()
     """Segments that stay as they are, since a block of theirs is damaged, or they have had their turn."""
+    wanted: frozenset[int] = frozenset()
+    """Segments that are to be written again, whatever they give back."""
 
 
 def choose(situation: Situation, *, is_asked: bool) -> Choice | None:
@@ -54,7 +56,7 @@ def choose(situation: Situation, *, is_asked: bool) -> Choice | None:
     shards = {usage.segment: usage.shard for usage in situation.usage}
 
     def is_wanted(segment: Segment) -> bool:
-        if shards.get(segment.number) in heavy:
+        if shards.get(segment.number) in heavy or segment.number in situation.wanted:
             return True
         return segment.dead > 0 if is_asked else segment.dead * 2 >= segment.row_count
 

@@ -28,7 +28,7 @@ from mynosql.store.rewriting import (
     unpack_place,
 )
 from mynosql.store.seal import OWED_NOTE, TALLY_NOTE, unpack_owed
-from mynosql.store.sealed import Sealed, complete_filter
+from mynosql.store.sealed import DROPPED_NOTE, Sealed, complete_filter
 from mynosql.store.shard import FILE_HEADER, parse_shard_name, shard_name
 from mynosql.store.tally import Tally
 from mynosql.store.types import Problem, StoreOptions
@@ -57,8 +57,11 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     appended_data, emptied_data = notes.pop(APPENDED_NOTE, b""), notes.pop(EMPTIED_NOTE, b"")
     is_rewriting = bool(notes.pop(REWRITING_NOTE, b""))
     notes.pop(DAMAGED_NOTE, b"")
-    filter, covered = _load_filter(files)
+    notes.pop(DROPPED_NOTE, None)
+    problems: list[Problem] = []
+    filter, covered = _load_filter(files, problems)
     sealed = Sealed(files, index, filter, options)
+    sealed.problems += problems
     try:
         tally = Tally.unpack(tally_data) if tally_data else Tally()
         sealed.owed = unpack_owed(owed_data)
@@ -82,13 +85,14 @@ def open_sealed(files: Files, index: Index, options: StoreOptions) -> tuple[Seal
     return sealed, SealedState(tally, notes, shard_number, rows_saved)
 
 
-def _load_filter(files: Files) -> tuple[Filter, int | None]:
+def _load_filter(files: Files, problems: list[Problem]) -> tuple[Filter, int | None]:
     """The filter and the last segment that it covers; None: nothing could be read, take all from the index."""
     if FILTER_NAME not in files.list():
         return Filter(), None
     try:
         return Filter.unpack(files.read(FILTER_NAME, 0, files.size(FILTER_NAME)), path=files.path(FILTER_NAME))
-    except StorageCorrupt:
+    except StorageCorrupt as error:
+        problems.append(Problem(error.path, error.offset, f"{error}; it is made anew", 0))
         return Filter(), None
 
 
@@ -179,13 +183,16 @@ class _Replayer:
             if content is not None:
                 start = frame.offset + FRAME_HEADER.size
                 spots = [
-                    spot_of(source, start + offset, length) if length <= JOURNALED_BYTES_MAX else None
+                    None if frame.is_mended or length > JOURNALED_BYTES_MAX
+                    else spot_of(source, start + offset, length)
                     for offset, length in content.spans
                 ]
                 self._store.replay_frame(list(zip(content.rows, spots, strict=True)), self._believed(content))
         for damage in reader.damages:
             if damage.frames:  # none: only the file's header, and no save was in it
                 self._problem(name, damage.offset, f"{damage.frames} saves cannot be read", damage.frames)
+        for offset in reader.flips:
+            self._problem(name, offset, "one bit of a save was flipped, and is set right", 0)
         self._store.end_replayed_journal(number)
 
     def _content(self, name: str, frame: Frame) -> FrameContent | None:

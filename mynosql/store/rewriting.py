@@ -16,7 +16,7 @@ from heapq import merge
 from operator import itemgetter
 from typing import NamedTuple
 
-from mynosql.batch import FLAG_OWED, FLAG_STRAY, Flat, flat_row
+from mynosql.batch import FLAG_OWED, FLAG_STRAY, Flat, Head, flat_row
 from mynosql.idkey import id_hash
 from mynosql.row import Leaves, Row
 from mynosql.store import shard
@@ -220,8 +220,9 @@ class RewriteJob:
 
     def _rows_of(self, segment: Segment) -> Iterator[tuple[bytes, _Kept]]:
         for block in self._index.blocks_of(segment.number):
-            rows, raw = shard.read_raw(self._files, block.ref)
+            rows = shard.read_head(self._files, block.ref).rows
             rows.expand()
+            raw: bytes | None = None
             hashes = [short_hash(id_hash(rows.id_key(slot))) for slot in range(rows.count)]
             now = self._index.places(hashes)
             for slot, found in enumerate(hashes):
@@ -230,6 +231,9 @@ class RewriteJob:
                 if now.get(found) == place or place in self._index.twins(found):
                     if is_stray and self._has_seq(rows.seq(slot)):
                         continue  # the row that stands at its seq is in the group, and takes its body
+                    if raw is None and _has_bodies(rows, slot):
+                        # Only now: bodies that are damaged do not matter once their rows were replaced.
+                        raw = shard.read_raw(self._files, block.ref)[1]
                     row = rows.row(slot, raw)
                 elif is_stray:
                     continue
@@ -259,7 +263,7 @@ class RewriteJob:
             if rows.id_key(slot) == id_key:
                 if rows.seq(slot) != seq or not rows.flags(slot) & FLAG_STRAY:
                     return None
-                rows, raw = shard.read_raw(self._files, head.ref)
+                raw = shard.read_raw(self._files, head.ref)[1] if _has_bodies(rows, slot) else None
                 return rows.row(slot, raw)._replace(stray=False), place
         return None
 
@@ -303,6 +307,13 @@ class RewriteJob:
             if segment.block_first <= block_number <= segment.block_last:
                 return segment.number
         raise AssertionError(f"block {block_number} is of no segment")
+
+
+def _has_bodies(rows: Head, slot: int) -> bool:
+    """The block carries a body of the row."""
+    if rows.stale_span(slot) is not None:
+        return True
+    return any(rows.body_span(slot, place) is not None for place in range(len(rows.leaves(slot))))
 
 
 def has_sealed_journals(files: Files, journal_sealed: int) -> bool:

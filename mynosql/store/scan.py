@@ -164,7 +164,7 @@ class _SegmentSource:
         entry = self._sealed.head(block.number).rows.entry(self._slot)
         if not self._missing_only:
             # Where damage hid the newer row of an id, its older one must not show.
-            is_hidden = self._sealed.problems and self._segment.dead
+            is_hidden = (self._sealed.problems or self._sealed.has_dropped) and self._segment.dead
             return None if is_hidden and not self._sealed.is_current(entry.id_key, block.number, self._slot) else entry
         # Blocks without missing rows were left out, so a newer row of this id may not be among the runs.
         if is_missing(entry) and self._sealed.is_current(entry.id_key, block.number, self._slot):

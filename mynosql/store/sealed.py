@@ -6,6 +6,7 @@ heads and bodies. Never writes; a seal job writes and Store tells it here with a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from mynosql.store.types import Problem, StoreOptions
 FIRST_KEYS_BYTES_MAX = 2 << 20
 """First ids of some 8,000 blocks: of a million records."""
 FIRST_KEY_OVERHEAD_BYTES = 150
+DROPPED_NOTE = ".dropped"
 PROBLEMS_MAX = 100
 """Damage met while reading is listed up to this many places; checkdb lists all of it."""
 
@@ -48,6 +50,10 @@ class Sealed:
         self.problems: list[Problem] = []
         self.touched: set[int] | None = None
         """Blocks whose bodies were read from the disk since somebody looked; None: nobody does."""
+        self.damaged: set[tuple[str, int]] = set()
+        """Shard files and offsets where damage was met that nobody has dealt with."""
+        self.has_dropped = bool(index.note(DROPPED_NOTE))
+        """Rows were given up with their block: older rows of their ids may be in older segments."""
         self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
         self._first_keys: Cache[int, bytes] = Cache(FIRST_KEYS_BYTES_MAX)
@@ -76,6 +82,12 @@ class Sealed:
                 raise self._misplaced(head, candidate)
             if head.rows.id_key(slot) == id_key:
                 return Found(head, slot)
+            if self.hash_of(head.rows.id_key(slot)) != found:
+                raise StorageCorrupt(
+                    self.files.path("index"), None,
+                    f"row {slot} of block {head.ref.number} is not of the hash that names it; close and open the "
+                    "database: the index is made anew",
+                )
         return None
 
     def entry(self, found: Found) -> Entry:
@@ -198,9 +210,20 @@ class Sealed:
 
     def note_problem(self, error: StorageCorrupt, records: int = 0) -> None:
         """Damage that a scan steps over is listed once."""
+        if error.offset is not None and len(self.damaged) < PROBLEMS_MAX:
+            self.damaged.add((error.path, error.offset))
         problem = Problem(error.path, error.offset, str(error), records)
         if problem not in self.problems and len(self.problems) < PROBLEMS_MAX:
             self.problems.append(problem)
+
+    def note_found(self, problems: Iterable[Problem]) -> None:
+        """A check found these."""
+        for problem in problems:
+            name = os.path.basename(problem.file)
+            if problem.offset is not None and shard.parse_shard_name(name) is not None and (
+                len(self.damaged) < PROBLEMS_MAX
+            ):
+                self.damaged.add((problem.file, problem.offset))
 
     def drop_caches(self) -> None:
         """Nothing decoded is kept in memory."""

@@ -8,6 +8,7 @@ job goes without it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from enum import Enum
 
 from mynosql.errors import StorageCorrupt, StorageError, StorageFull
@@ -184,6 +185,20 @@ class Sealer:
         self.summer.hurry()
         self.compactor.ask()
 
+    def on_mended(self, segments: Iterable[int]) -> None:
+        """Damage in these segments was given up: they are written again once what says so is sealed."""
+        self.ask_seal()
+        self.compactor.want(segments)
+
+    def seal_all(self) -> bool:
+        """Nothing is unsealed, in the caller's time; False: it cannot be. No job is under way."""
+        unsealed = self._unsealed
+        while self.read_only_reason is None and (unsealed.frozen or not unsealed.active.is_empty):
+            job = self.seal_job(force=True, is_idle=False)
+            if job is None or not self._run(job):
+                return False
+        return self.read_only_reason is None
+
     def ask_sums(self) -> None:
         """Somebody waits for the sums."""
         if self.summer.ask() and not self._is_seal_asked:
@@ -319,12 +334,8 @@ class Sealer:
 
     def settle(self) -> None:
         """All is sealed and no journal remains; on a full disk all is durable in the journals. No job is under way."""
-        unsealed = self._unsealed
         self.summer.drop()
-        while self.read_only_reason is None and (unsealed.frozen or not unsealed.active.is_empty):
-            job = self.seal_job(force=True, is_idle=False)
-            if job is None or not self._run(job):
-                break
+        self.seal_all()
         sync = self.sync_job()
         if sync is not None:
             sync.run()

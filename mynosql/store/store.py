@@ -7,6 +7,7 @@ clock, no network: `now` is given. Driven by ledger.Ledger and replica.Replica, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -18,11 +19,14 @@ from mynosql.store.check import Checker
 from mynosql.store.copying import Copying
 from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
-from mynosql.store.index import Index
+from mynosql.store.index import FILE_NAME as INDEX_NAME
+from mynosql.store.index import BlockRow, Commit, Index
 from mynosql.store.journal import check_note, pack_many
 from mynosql.store.memtable import JOURNALED_BYTES_MAX, NO_HASH, spot_of
+from mynosql.store.mending import Mended, Mender
 from mynosql.store.packed import KIND_PLAIN, LZ4_BYTES_MIN, PLAIN_HEAD, PLAIN_LIVE, compressed, pack_row
 from mynosql.store.reader import Reader
+from mynosql.store.rebuild import REBUILDING_NOTE
 from mynosql.store.rewriting import RewriteJob
 from mynosql.store.scan import scan
 from mynosql.store.seal import SealJob, SyncJob
@@ -280,6 +284,58 @@ class Store:
     def problems(self) -> tuple[Problem, ...]:
         """Damage met so far while recovering and reading; check() finds all of it."""
         return tuple(self._sealed.problems)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Damage was met that mend() has not dealt with."""
+        return bool(self._sealed.damaged)
+
+    def note_damage(self, error: StorageCorrupt) -> None:
+        """A read met it. A damaged index is made anew by the next opening."""
+        self._sealed.note_problem(error)
+        if error.path == self._files.path(INDEX_NAME):
+            self._rebuild_later()
+
+    def _rebuild_later(self) -> None:
+        with contextlib.suppress(StorageError):
+            self._index.commit(Commit(notes={REBUILDING_NOTE: b"1"}))
+
+    def mend(self, is_kept: Callable[[Entry], bool]) -> Mended | None:
+        """What damaged blocks held is given up, so that it can be fetched again; None: later, a job is under way.
+
+        is_kept: nobody else has the bodies of that entry, which may be read by better means one day. Rows of a block
+        whose head is damaged are not known any more, unless some of them may be owed. Raises StorageError: what was
+        done until then counts.
+        """
+        if self._sealer.is_busy or self._sealer.read_only_reason is not None:
+            return None
+        mender = Mender(self._files, self._index, self._sealed)
+        self.drop_caches()  # what was decoded before the damage hides it
+        readable, lost = mender.blocks()
+        lost = [block for block in lost if not self._may_be_owed(block)]
+        id_keys: list[bytes] = []
+        for block in readable:
+            rows = [row for row in mender.without_bodies(block, is_kept) if self._unsealed.row(row.id_key) is None]
+            self.put(rows)
+            id_keys += [row.id_key for row in rows]
+        dropped = 0
+        if lost:
+            if not self._sealer.seal_all():
+                return None
+            mended, orphans = mender.drop(lost, self._unsealed.tally)
+            self.drop_caches()
+            self._reader.absent.clear()
+            self._sealer.summer.count_again()
+            self.put(orphans)
+            dropped = mended.rows_dropped
+        self._sealed.damaged.clear()
+        if readable:
+            self._sealer.on_mended({block.segment for block in readable})
+        return Mended(tuple(id_keys), dropped)
+
+    def _may_be_owed(self, block: BlockRow) -> bool:
+        """There may be changes in it that no other node has: nobody can tell."""
+        return block.segment in self._sealed.owed and block.seq_max > self._unsealed.tally.delivered
 
     def note_problem(self, problem: Problem) -> None:
         """Damage was met."""
@@ -563,14 +619,18 @@ class Store:
         return Copying(self._files, self._sealer)
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> CheckReport:
-        """Every byte is read and compared; damage is reported, not repaired. progress(done, total): bytes read.
+        """Every byte is read and compared; damage is reported. progress(done, total): bytes read.
 
+        A damaged index is made anew by the next opening; for damaged blocks see mend().
         Records that are not sealed yet are checked as they stand in the journals.
         """
         while True:  # twice at most: one seal may be under way, and none begins under the caller's lock
             checker = Checker(self._files, self._index, self._sealed, self._unsealed.memtables)
             report = checker.run(self._unsealed.tally, progress)
             if not checker.is_overtaken:
+                self._sealed.note_found(report.problems)
+                if any(problem.file == self._files.path(INDEX_NAME) for problem in report.problems):
+                    self._rebuild_later()
                 return report
 
     def drop_caches(self) -> None:

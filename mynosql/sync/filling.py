@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from mynosql.sync import effects as fx
+from mynosql.sync.borrowing import Borrower
 from mynosql.sync.hub import Hub
 
 SCAN_IDS = 256
@@ -20,6 +21,7 @@ class Filler:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._borrower = Borrower(hub)
         self._wanted: dict[bytes, None] = {}
         """Ids that may lack a body, oldest first."""
         self._asked: set[bytes] = set()
@@ -48,6 +50,7 @@ class Filler:
     def stop(self) -> None:
         """This node is a mirror no more."""
         self._wanted.clear()
+        self._borrower.stop()
         self._is_scanning = self._must_scan = False
         self._hub.timers.cancel("fill")
         if self._hub.is_filling:
@@ -113,7 +116,7 @@ class Filler:
             self._scan_on(min(SCAN_IDS, room))
         elif not self._must_scan:
             self._check_full()
-        elif not self._asked and hub.dials.ready():
+        elif not self._asked and (hub.dials.ready() or hub.server.peer_links()):
             hub.timers.set_earlier("fill", self._rest_until, self._look)
 
     def _scan_on(self, limit: int) -> None:
@@ -187,6 +190,12 @@ class Filler:
             return
         self._has_failed = True
         self._rest()
+        self._borrower.want(id_key)
+
+    def on_peer(self) -> None:
+        """A peer is served that may hold what no mirror does."""
+        if self._has_failed and not self._hub.dials.ready():
+            self._hub.timers.set_earlier("fill", max(self._rest_until, self._hub.now), self._look)
 
     def on_ready(self) -> None:
         """Another mirror can be asked."""
@@ -204,7 +213,7 @@ class Filler:
             self._tries += 1
             wait_s = hub.backoff(self._tries, hub.options.fill_retry_s, hub.options.fill_retry_s_max)
             self._rest_until = hub.now + wait_s
-            if hub.dials.ready():
+            if hub.dials.ready() or hub.server.peer_links():
                 hub.timers.set_earlier("fill", self._rest_until, self._look)
 
     # Full

@@ -8,7 +8,7 @@ told in docs/PROTOCOL.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -171,6 +171,21 @@ class Node:
         hub.strategy.stop()
         hub.dials.close_all()
         hub.strategy.start()
+        return self._end()
+
+    def on_damage(self, id_keys: Iterable[bytes], now: float, *, has_lost_rows: bool) -> list[fx.Effect]:
+        """Bodies of these ids are held no more: a mirror fetches them again, a peer when they are read.
+
+        has_lost_rows: some ids are not known any more, so each feed is begun anew.
+        """
+        hub = self._begin(now)
+        if has_lost_rows:
+            for index_id in list(hub.memory.cursors):
+                hub.memory.restart_cursor(index_id)
+            if hub.is_running and not hub.is_renewing:
+                hub.dials.greet_all()
+        if hub.is_mirror and hub.is_running:
+            hub.filler.want(id_keys)
         return self._end()
 
     def on_foreign(self, now: float) -> list[fx.Effect]:

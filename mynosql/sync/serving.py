@@ -363,6 +363,10 @@ class Server:
         """Whom we serve."""
         return {session.card.node for session in self._sessions.values()}
 
+    def peer_links(self) -> list[fx.Link]:
+        """Of those that are no mirrors."""
+        return [link for link, session in self._sessions.items() if not session.card.is_mirror]
+
     def find(self, link: fx.Link) -> Served | None:
         return self._sessions.get(link)
 
@@ -481,6 +485,8 @@ class Server:
             hub.publisher.on_audience()
         if hello.card.is_mirror:
             hub.members.meet(hello.card, at=None, is_local=self.is_local)
+        else:
+            hub.filler.on_peer()
 
     def _count(self, session: Served, step: int) -> None:
         is_mirror, is_listening = session.card.is_mirror, session.is_listening

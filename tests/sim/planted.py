@@ -106,7 +106,7 @@ def _gaps_taken(_: Any) -> Any:
     def broken(self: Follower, message: ms.Changes) -> None:
         self._on_heard(self._interval_s)
         self.head = max(self.head, message.last)
-        if message.last > self._received and self._request is None:
+        if message.last > self._received and not self._is_asking:
             self._received = message.last
             self._take(message.rows, message.last)
 

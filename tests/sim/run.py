@@ -62,6 +62,8 @@ class Run(Steps):
             self.time.run(step.b * step.c * 0.3)
         if step.number % 4 == 0:
             self.oracle.check_counters(machine)
+            if machine.process is not None:
+                self.oracle.check_cursors(machine, leaves_of(machine.process.store))
         self.check_banned()
         assert self.network.queued_max <= QUEUE_MAX, f"{self.network.queued_max} messages wait in one connection"
 

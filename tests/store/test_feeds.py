@@ -189,17 +189,21 @@ def test_segments_that_owe_nothing_are_not_read_for_the_outbox(monkeypatch: pyte
     assert len(read) == 1
 
 
-def test_a_damaged_block_costs_its_own_rows_only_and_is_noted() -> None:
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_damaged_block_costs_its_own_rows_only_and_is_noted(part: str) -> None:
+    """Its bodies alone: the rows come without them."""
     store, files, index = open_memory(options=StoreOptions(memtable_bytes_max=1 << 20))
     rng = Random(5)
     store.put([row_of(f"id-{n:03d}", rng.random()) for n in range(3000)])
     seal(store)
     blocks = index.blocks_of(0)
     assert len(blocks) > 1
-    files.damage("shard-00000000", blocks[0].offset + blocks[0].head_bytes + 5, b"\xff\x00\xff")
+    start = blocks[0].offset + (blocks[0].head_bytes if part == "body" else 100)
+    files.damage("shard-00000000", start + 5, b"\xff\x00\xff")
     store = Store.open(files, index.crash())
     rows = feed_rows(store, bytes_max=1 << 20)
-    assert len(rows) == 3000 - blocks[0].row_count
+    assert len(rows) == 3000 - (blocks[0].row_count if part == "head" else 0)
+    assert sum(row.bodies[0] is not None for row in rows) == 3000 - blocks[0].row_count
     assert [problem.records for problem in store.problems] == [blocks[0].row_count]
 
 
