@@ -265,7 +265,7 @@ class MyNoSQL:
             node = self._node()
         if type(id) is str:
             hit = node.wholes.young.get(id)
-            whole = node.read_whole(id) if hit is None else hit[0]
+            whole = node.read_whole(id) if hit is None else hit
             if whole is not None:
                 return unpack_whole(whole)
         id_key = pack_id(id)

@@ -54,8 +54,8 @@ PACK_THREADS = 3
 """Two keep up with a writer that never pauses on two cores; a third while one of them waits for the disk."""
 REWRITE_PAUSE_S = 0.002
 """After each block that is written again: about as long as the block took."""
-MEMTABLES_MAX = 4
-"""One is written, one is sealed, two may wait; then saves wait."""
+MEMTABLES_MAX = 8
+"""One is written, one is sealed, six may wait; then saves wait."""
 
 
 P = ParamSpec("P")

@@ -43,9 +43,9 @@ class OpenOptions:
     pending here. Remembered; None: as it was, 1 for a new database."""
     scope: tuple[str, ...] | None = None
     """Id prefixes that a peer's index is limited to, as for setindexscope; None: as it was, everything at first."""
-    memtable_bytes_max: int = 8 << 20
+    memtable_bytes_max: int = 4 << 20
     """Saves collected in memory and in the journal before they are sealed into compressed blocks."""
-    cache_bytes_max: int = 32 << 20
+    cache_bytes_max: int = 12 << 20
     """Memory for records read before."""
 
     def __post_init__(self) -> None:

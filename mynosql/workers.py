@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 
 from mynosql.errors import MyNoSQLError, StorageError, StorageFailed
+from mynosql.memory import Returns
 from mynosql.replica import Replica
 from mynosql.sharing import interpreter_shared
+from mynosql.store.store import Job
 
 PRESSURE_SEAL = 0.75
 """Up to this share sealing waits for a pause of the writers, from whom it takes processor time in a burst."""
@@ -56,7 +58,8 @@ class Workers:
         self._seal_at: float | None = None
         self._due_since: float | None = None
         self._threads: list[threading.Thread] = []
-        replica.on_work = self.wake_sealer
+        self._returns = Returns()
+        replica.on_work = replica.store.aging.on_begun = self.wake_sealer
 
     def start(self) -> None:
         """Both threads run."""
@@ -243,7 +246,9 @@ class Workers:
                         continue
                     if now >= retry_at:
                         job = self._store.seal_job(now)
-                    if job is not None:
+                    if self._store.age(now):
+                        self._returns.want()
+                    if job is not None or self._returns.is_due(now):
                         break
                     if self._replica.trim():
                         self.on_written()
@@ -251,23 +256,32 @@ class Workers:
                         continue
                     due = self._store.next_due(now)
                     self._seal_at = due if due is None else max(due, retry_at)
+                    times = [at for at in (self._seal_at, self._returns.next_due) if at is not None]
                     self._is_seal_idle = True
-                    self._seal_wake.wait(None if self._seal_at is None else max(self._seal_at - now, 0.0))
+                    self._seal_wake.wait(max(min(times) - now, 0.0) if times else None)
                     self._is_seal_idle = False
-                if job is None:
+                if self._is_stopping and job is None:
                     return
-            error: MyNoSQLError | None = None
-            try:
-                with interpreter_shared():
-                    job.run()
-            except StorageError as failed:
-                error = failed
-            with self.lock:
-                self._store.finish(job, error)
-                self._replica.trimmer.look()
-                if error is not None:
-                    self._replica.on_failure(error)
+            if job is not None:
+                if not self._run(job):
                     retry_at = time.monotonic() + FULL_RETRY_S
-                self._replica.on_durable(time.monotonic())
-                self.changed.notify_all()
-            self.on_durable()
+                self._returns.want()
+            self._returns.give_back(time.monotonic())
+
+    def _run(self, job: Job) -> bool:
+        """A job of the seal thread; False: it failed. Lock not held."""
+        error: MyNoSQLError | None = None
+        try:
+            with interpreter_shared():
+                job.run()
+        except StorageError as failed:
+            error = failed
+        with self.lock:
+            self._store.finish(job, error)
+            self._replica.trimmer.look()
+            if error is not None:
+                self._replica.on_failure(error)
+            self._replica.on_durable(time.monotonic())
+            self.changed.notify_all()
+        self.on_durable()
+        return error is None

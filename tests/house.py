@@ -28,7 +28,7 @@ FLOORS = {
     "net": 3,
     **dict.fromkeys(
         (
-            "backup", "bridge", "control", "database", "exporting", "feed", "merging", "opened", "parallel",
+            "backup", "bridge", "control", "database", "exporting", "feed", "memory", "merging", "opened", "parallel",
             "rejecting", "repairing", "sharing", "workers",
         ), 4,
     ),

@@ -20,8 +20,8 @@ from mynosql.store.unsealed import Unsealed
 
 ABSENT_MAX = 4096
 """Ids remembered as unknown between two writes."""
-WHOLE_OVERHEAD_BYTES = 250
-"""What a kept whole costs beside its bytes: two objects' heads, the tuple of value and size, the dict's slot."""
+WHOLE_OVERHEAD_BYTES = 160
+"""What a kept whole costs beside its bytes: two objects' heads, the dict's slot."""
 CACHED_OVERHEAD_BYTES = 700
 """What a cached record costs beside its body: key, entry, leaf and the dict's slot in CPython."""
 
@@ -32,12 +32,12 @@ class Reader:
     def __init__(self, options: StoreOptions, sealed: Sealed, unsealed: Unsealed) -> None:
         self._sealed = sealed
         self._unsealed = unsealed
-        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 4)
-        self.wholes: Cache[str, bytes] = Cache(options.cache_bytes_max * 3 // 4)
+        self._records: Cache[bytes, tuple[Entry, bytes | None]] = Cache(options.cache_bytes_max // 8, _record_bytes)
+        self.wholes: Cache[str, bytes] = Cache(options.cache_bytes_max * 7 // 8, _whole_bytes)
         """By str id what keep_whole() was given for the record as it is now. wholes.young may be read without the
         lock: it is a dict whose values never change, and a put has taken the record out before it returns.
         """
-        self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max)
+        self._entries: Cache[bytes, Entry] = Cache(options.entry_cache_count_max, lambda _, entry: 1)
         self.absent: dict[bytes, int] = {}
         """Ids that were found to be unknown since the last write, with their short hashes."""
 
@@ -45,7 +45,7 @@ class Reader:
         """What is known of the id, None when it never was. Raises StorageCorrupt when its block is damaged."""
         hit = self._records.young.get(id_key)
         if hit is not None:
-            return hit[0][0]
+            return hit[0]
         unsealed = self._unsealed
         kept = unsealed.active.kept.get(id_key)
         if kept is not None:
@@ -59,8 +59,8 @@ class Reader:
             return None
         hit = self._entries.young.get(id_key)
         if hit is not None:
-            return hit[0]
-        entry = self._entries.find(id_key) if self._entries else None
+            return hit
+        entry = self._entries.find(id_key)
         if entry is not None:
             return entry
         sealed = self._sealed
@@ -73,7 +73,7 @@ class Reader:
             self.absent[id_key] = hashed
             return None
         entry = self._sealed.entry(found)
-        self._entries.put(id_key, entry, 1)
+        self._entries.put(id_key, entry)
         return entry
 
     def read(self, id_key: bytes) -> tuple[Entry, bytes | None] | None:
@@ -82,13 +82,13 @@ class Reader:
         Raises StorageCorrupt when its block is damaged or the body is not the one that its leaf names.
         """
         hit = self._records.young.get(id_key)
-        return hit[0] if hit is not None else self._read_uncached(id_key)
+        return hit if hit is not None else self._read_uncached(id_key)
 
     def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes) -> None:
         """whole is what the caller makes of the winner's body of a str id, if that is still the winner."""
         entry = self.find(id_key)
         if entry is not None and entry.winner == leaf:
-            self.wholes.put(_str_id(id_key), whole, WHOLE_OVERHEAD_BYTES + len(id_key) + len(whole))
+            self.wholes.put(_str_id(id_key), whole)
 
     def _read_uncached(self, id_key: bytes) -> tuple[Entry, bytes | None] | None:
         cached = self._records.find(id_key)
@@ -104,8 +104,7 @@ class Reader:
             if found is None:
                 return None
             record = (self._sealed.entry(found), self._sealed.body(found))
-        body = record[1]
-        self._records.put(id_key, record, CACHED_OVERHEAD_BYTES + len(id_key) + (len(body) if body else 0))
+        self._records.put(id_key, record)
         return record
 
     def read_body(self, id_key: bytes, leaf_position: int) -> bytes | None:
@@ -164,11 +163,25 @@ class Reader:
             self.wholes.drop(_str_id(id_key))
         self._entries.drop(id_key)
 
+    @property
+    def caches(self) -> tuple[Cache[bytes, tuple[Entry, bytes | None]], Cache[str, bytes], Cache[bytes, Entry]]:
+        """What was read."""
+        return self._records, self.wholes, self._entries
+
     def drop_caches(self) -> None:
         """Nothing is kept in memory that can be read again."""
         self._records.clear()
         self.wholes.clear()
         self._entries.clear()
+
+
+def _record_bytes(id_key: bytes, record: tuple[Entry, bytes | None]) -> int:
+    body = record[1]
+    return CACHED_OVERHEAD_BYTES + len(id_key) + (len(body) if body else 0)
+
+
+def _whole_bytes(id: str, whole: bytes) -> int:
+    return WHOLE_OVERHEAD_BYTES + len(id) + len(whole)
 
 
 def _str_id(id_key: bytes) -> str:

@@ -13,7 +13,7 @@ from mynosql.batch import FLAG_STRAY
 from mynosql.errors import StorageCorrupt
 from mynosql.idkey import id_hash
 from mynosql.store import shard
-from mynosql.store.cache import Cache
+from mynosql.store.cache import Cache, memory_of
 from mynosql.store.files import Files
 from mynosql.store.filter import FILE_NAME as FILTER_NAME
 from mynosql.store.filter import Filter
@@ -61,7 +61,7 @@ class Rebuilder:
         self._written_for: list[int] = []
         """The number that each of them was written under: a rewritten one has an old number."""
         self._owed: dict[int, int] = {}
-        self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES)
+        self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES, memory_of)
         self._refs: dict[int, BlockRef] = {}
         self._open: list[_Block] = []
 
@@ -203,7 +203,7 @@ class Rebuilder:
         head = self._heads.find(number)
         if head is None:
             head = shard.read_head(self._files, self._refs[number])
-            self._heads.put(number, head, head.memory_bytes)
+            self._heads.put(number, head)
         return head.rows.id_key(shard.slot_of(place))
 
     # Counters

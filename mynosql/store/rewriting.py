@@ -20,7 +20,7 @@ from mynosql.batch import FLAG_OWED, FLAG_STRAY, Flat, Head, flat_row
 from mynosql.idkey import id_hash
 from mynosql.row import Leaves, Row
 from mynosql.store import shard
-from mynosql.store.cache import Cache
+from mynosql.store.cache import Cache, memory_of
 from mynosql.store.files import AppendFile, Files
 from mynosql.store.frames import parse_journal_name
 from mynosql.store.index import BlockRow, Commit, Index, Placed, Segment, short_hash
@@ -120,7 +120,7 @@ class RewriteJob:
         self._end = 0
         self._shards: set[int] = set()
         """All that there were when the job began."""
-        self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES)
+        self._heads: Cache[int, BlockHead] = Cache(_HEADS_BYTES, memory_of)
 
     def run(self) -> None:
         """The copy is on the disk; nothing refers to it. Raises StorageFull, StorageFailed, StorageCorrupt."""
@@ -258,7 +258,7 @@ class RewriteJob:
                 if block is None:
                     continue
                 head = shard.read_head(self._files, block.ref)
-                self._heads.put(number, head, head.memory_bytes)
+                self._heads.put(number, head)
             rows = head.rows
             if rows.id_key(slot) == id_key:
                 if rows.seq(slot) != seq or not rows.flags(slot) & FLAG_STRAY:

@@ -7,14 +7,14 @@ heads and bodies. Never writes; a seal job writes and Store tells it here with a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from mynosql.errors import StorageCorrupt
 from mynosql.idkey import id_hash
 from mynosql.row import Entry, Row
 from mynosql.store import shard
-from mynosql.store.cache import Cache
+from mynosql.store.cache import Cache, memory_of
 from mynosql.store.files import Files
 from mynosql.store.filter import Filter
 from mynosql.store.index import Index, Segment, short_hash
@@ -54,9 +54,13 @@ class Sealed:
         """Shard files and offsets where damage was met that nobody has dealt with."""
         self.has_dropped = bool(index.note(DROPPED_NOTE))
         """Rows were given up with their block: older rows of their ids may be in older segments."""
-        self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max)
-        self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max)
-        self._first_keys: Cache[int, bytes] = Cache(FIRST_KEYS_BYTES_MAX)
+        self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max, memory_of)
+        self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max, memory_of)
+        self.on_read: Callable[[], None] = lambda: None
+        """A block was read from the disk."""
+        self._first_keys: Cache[int, bytes] = Cache(
+            FIRST_KEYS_BYTES_MAX, lambda _, id_key: len(id_key) + FIRST_KEY_OVERHEAD_BYTES
+        )
 
     # Looking up
 
@@ -127,7 +131,8 @@ class Sealed:
         head = self._heads.find(number)
         if head is None:
             head = shard.read_head(self.files, self._ref(number))
-            self._heads.put(number, head, head.memory_bytes)
+            self.on_read()
+            self._heads.put(number, head)
         return head
 
     def first_key(self, number: int) -> bytes:
@@ -135,7 +140,7 @@ class Sealed:
         id_key = self._first_keys.find(number)
         if id_key is None:
             id_key = self.head(number).rows.id_key(0)
-            self._first_keys.put(number, id_key, len(id_key) + FIRST_KEY_OVERHEAD_BYTES)
+            self._first_keys.put(number, id_key)
         return id_key
 
     def _ref(self, number: int) -> shard.BlockRef:
@@ -152,9 +157,10 @@ class Sealed:
         bodies = self._bodies.find(number)
         if bodies is None:
             bodies = shard.open_bodies(self.files, head.ref, head)
+            self.on_read()
             if self.touched is not None:
                 self.touched.add(number)
-            self._bodies.put(number, bodies, bodies.memory_bytes)
+            self._bodies.put(number, bodies)
         return bodies
 
     def body(self, found: Found, position: int = 0) -> bytes | None:
@@ -224,6 +230,11 @@ class Sealed:
                 len(self.damaged) < PROBLEMS_MAX
             ):
                 self.damaged.add((problem.file, problem.offset))
+
+    @property
+    def caches(self) -> tuple[Cache[int, BlockHead], Cache[int, Bodies], Cache[int, bytes]]:
+        """What was decoded."""
+        return self._heads, self._bodies, self._first_keys
 
     def drop_caches(self) -> None:
         """Nothing decoded is kept in memory."""

@@ -31,8 +31,8 @@ PRESET_BUSY, PRESET_IDLE = 1, 6
 
 REPLAYED_MAX = 8
 """Journals of killed processes that are sealed at once: each costs the next opening an fsync."""
-MEMTABLES_MAX = 4
-"""One filling, one sealing, two waiting."""
+MEMTABLES_MAX = 8
+"""One filling, one sealing, six waiting."""
 SPARE_JOURNAL_FROM = 0.5
 """Once the memtable is so full, the next fsync also makes the journal for the one after it."""
 

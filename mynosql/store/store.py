@@ -15,6 +15,7 @@ from typing import Protocol
 from mynosql.errors import StorageCorrupt, StorageError, StorageFailed, StorageFull
 from mynosql.row import Entry, Leaf, Row
 from mynosql.store import recovery
+from mynosql.store.aging import Aging
 from mynosql.store.check import Checker
 from mynosql.store.copying import Copying
 from mynosql.store.feeds import Feed
@@ -77,6 +78,9 @@ class Store:
         self.read, self.read_body = reader.read, reader.read_body
         self.read_stale, self.read_piece = reader.read_stale, reader.read_piece
         self.read_superseded = reader.read_superseded
+        self.aging = Aging((*reader.caches, *sealed.caches))
+        """What was read leaves memory with time; somebody has to set aging.on_begun and call age()."""
+        sealed.on_read = self.aging.begin
         self._is_closed = False
 
     @classmethod
@@ -554,8 +558,9 @@ class Store:
         return self._sealer.is_due
 
     def next_due(self, now: float) -> float | None:
-        """When seal_job() is worth calling, now or later; None: not before something is written."""
-        return self._sealer.next_due(now)
+        """When seal_job() or age() is worth calling, now or later; None: not before something is written or read."""
+        times = [due for due in (self._sealer.next_due(now), self.aging.next_due(now)) if due is not None]
+        return min(times, default=None)
 
     def seal_job(self, now: float, *, force: bool = False) -> SealJob | RewriteJob | SumJob | None:
         """A job that seals the oldest full memtable, or the active one when it is idle or force is given.
@@ -563,10 +568,14 @@ class Store:
         Where nothing is to be sealed: one that keeps sums or gives space back. None: nothing is due, or one such job
         is under way.
         """
-        is_idle = self._sealer.is_idle(now)
-        if is_idle:
-            self.drop_caches()
-        return self._sealer.job(now, force=force, is_idle=is_idle)
+        return self._sealer.job(now, force=force, is_idle=self._sealer.is_idle(now))
+
+    def age(self, now: float) -> bool:
+        """What nobody has read for a while leaves memory; False: it is not time for that."""
+        is_time = self.aging.age(now)
+        if is_time:
+            self._feed.drop_caches()
+        return is_time
 
     def ask_compaction(self) -> None:
         """Everything is sealed, and all space that can be is given back, by the next jobs."""

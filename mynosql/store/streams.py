@@ -28,8 +28,6 @@ _DICT_MIN = 4 << 10
 _DICT_MAX = 1 << 20
 _SMALL_BYTES = 16 << 10
 """Below this the smaller match finder wins: a head of 6 kB takes 455 instead of 754 µs at the same size."""
-_DECODER_BYTES = 40 << 10
-"""What an LZMA decoder holds besides its dictionary."""
 
 Corrupt = Callable[[str], StorageCorrupt]
 """Makes the error that names the file and the place."""
@@ -45,7 +43,7 @@ class Bodies(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """About what it costs to keep, now."""
+        """About what it costs to keep, at most."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -169,17 +167,13 @@ class PlainBodies:
 
 class LzmaBodies:
     """A small compressed stream. The first read decodes up to its record (half the time); a second one beyond it
-    the rest, so that a stream that many records are read from is decoded once."""
+    decodes all: a decoder that waits for it would hold more memory than the records do."""
 
     def __init__(self, stored: bytes, raw_bytes: int, corrupt: Corrupt) -> None:
         self.raw_bytes = raw_bytes
+        self.memory_bytes = len(stored) + raw_bytes
         self._packed, self._corrupt = stored, corrupt
         self._decoded = b""
-        self._rest: lzma.LZMADecompressor | None = None
-
-    @property
-    def memory_bytes(self) -> int:
-        return len(self._packed) + self.raw_bytes + (0 if self._rest is None else self.raw_bytes + _DECODER_BYTES)
 
     def read(self, offset: int, length: int) -> bytes:
         end = offset + length
@@ -189,12 +183,11 @@ class LzmaBodies:
         return self._decoded[offset:end]
 
     def _decode_to(self, end: int) -> None:
-        if self._rest is None:
-            decoder, packed = _decoder(self.raw_bytes), self._packed
-        else:
-            decoder, packed, end = self._rest, b"", self.raw_bytes
-        self._decoded += _decode(decoder, packed, end - len(self._decoded), self._corrupt)
-        self._packed, self._rest = b"", decoder if end < self.raw_bytes else None
+        if self._decoded:
+            end = self.raw_bytes
+        self._decoded = _decode(_decoder(self.raw_bytes), self._packed, end, self._corrupt)
+        if end == self.raw_bytes:
+            self._packed = b""
 
 
 class PiecedBodies:

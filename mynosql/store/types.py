@@ -21,18 +21,19 @@ def pack_in_turn(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 class StoreOptions:
     """How much memory a store may use and when it seals."""
 
-    memtable_bytes_max: int = 8 << 20
+    memtable_bytes_max: int = 4 << 20
     """Content that one memtable (and its journal) collects before it is sealed. Larger: fewer, denser segments."""
-    cache_bytes_max: int = 22 << 20
+    cache_bytes_max: int = 12 << 20
     """Records read before, with their bodies."""
-    entry_cache_count_max: int = 8192
+    entry_cache_count_max: int = 4096
     """Index entries looked up before: about 700 bytes each."""
-    head_cache_bytes_max: int = 6 << 20
-    """Decoded heads of blocks: about 600 of 130 readings; an id near one looked up lately costs no decompression."""
-    block_cache_bytes_max: int = 4 << 20
+    head_cache_bytes_max: int = 4 << 20
+    """Decoded heads of blocks: about 400 of 130 readings; an id near one looked up lately costs no decompression."""
+    block_cache_bytes_max: int = 3 << 20
     """Decoded bodies of blocks: about 120 of them; the neighbour of a record read lately costs no decompression."""
     unsealed_bytes_max: int = 32 << 20
-    """All memtables together; `pressure` is 1.0 there. Four memtables: one filling, one sealing, two waiting."""
+    """All memtables together; `pressure` is 1.0 there. One is filling, one is being sealed, others wait: a burst of
+    100,000 readings goes by before anybody is slowed down."""
     pack_all: PackAll = pack_in_turn
     """How a seal packs its blocks while others write. The store itself has no threads."""
     pause: Callable[[], None] = lambda: None

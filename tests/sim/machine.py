@@ -468,6 +468,7 @@ class Process:
     def _seal(self) -> None:
         if self._is_sealing:
             return
+        self.store.age(self.time.now)
         job = self.store.seal_job(self.time.now)
         if job is None:
             self._plan_seal()

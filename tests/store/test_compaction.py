@@ -27,7 +27,7 @@ def overwritten(times: int, rows: int = 20) -> Store:
 
 def test_nothing_is_due_where_nothing_is_dead() -> None:
     store = overwritten(1)
-    assert (store.next_due(5.0), store.seal_job(5.0)) == (None, None)
+    assert (store._sealer.next_due(5.0), store.seal_job(5.0)) == (None, None)
 
 
 def test_dead_segments_are_due_at_once_and_then_at_a_quarter_of_the_time() -> None:
@@ -35,7 +35,7 @@ def test_dead_segments_are_due_at_once_and_then_at_a_quarter_of_the_time() -> No
     assert store.next_due(100.0) == 100.0
     job = store.seal_job(100.0)
     assert isinstance(job, RewriteJob)
-    assert store.next_due(101.0) is None, "one job at a time"
+    assert store._sealer.next_due(101.0) is None, "one job at a time"
     job.run()
     store.finish(job)
     store.put([row_of(f"id-{n}", f"again {n}") for n in range(20)])

@@ -79,13 +79,15 @@ def test_the_first_read_decodes_only_up_to_its_end() -> None:
         bodies.read(len(raw) - 10, 10)
 
 
-def test_a_stream_keeps_no_decoder_once_it_is_decoded_to_its_end() -> None:
+def test_a_stream_is_decoded_as_far_as_its_first_read_and_then_once_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = TEXT[:30000]
+    asked: list[int] = []
+    decode = streams._decode
+    monkeypatch.setattr(streams, "_decode", lambda *given: asked.append(given[2]) or decode(*given))
     bodies = LzmaBodies(streams.pack_stream(raw, 1).stored, len(raw), corrupt)
-    bodies.read(0, 10)
-    while_decoding = bodies.memory_bytes
-    bodies.read(20, 10)
-    assert bodies.memory_bytes == len(raw) < while_decoding
+    for offset in (100, 50, 20_000, 29_000, 0):
+        assert bodies.read(offset, 10) == raw[offset:offset + 10]
+    assert asked == [110, 30_000]
 
 
 def test_a_read_of_pieces_touches_only_the_pieces_that_it_needs() -> None:
