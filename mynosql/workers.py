@@ -21,7 +21,7 @@ PRESSURE_SEAL = 0.75
 """Up to this share sealing waits for a pause of the writers, from whom it takes processor time in a burst."""
 PRESSURE_CHECK_MASK = 31
 """The pressure is looked at after each 32nd write: a memtable takes thousands."""
-SEAL_DELAY_S_MAX = 2.0
+SEAL_DELAY_S_MAX = 10.0
 """A full memtable waits no longer than this for a pause."""
 SEAL_PAUSE_S = 0.1
 """Nobody wrote for this long: a pause."""

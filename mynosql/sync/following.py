@@ -335,6 +335,9 @@ class Follower:
         hlc = max(self.cursor.hlc, highest_hlc_of(rows, self._card.node))
         cursor = Cursor(last, hlc, self._card.node, self._card.nonce)
         notes = self._hub.memory.cursor_note(self.index_id, cursor)
+        if not is_compared:
+            is_echo = self._hub.outbox.is_echo
+            rows = tuple(row for row in rows if not is_echo(row))
         self._is_applying = True
         self._hub.ask(
             lambda token: fx.Apply(token=token, rows=rows, origin=fx.Origin.INDEX, notes=notes),

@@ -180,6 +180,7 @@ class Node:
         """
         hub = self._begin(now)
         if has_lost_rows:
+            hub.outbox.on_damage()
             for index_id in list(hub.memory.cursors):
                 hub.memory.restart_cursor(index_id)
             if hub.is_running and not hub.is_renewing:

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from mynosql.errors import PeerError
-from mynosql.row import Row
+from mynosql.row import Leaves, Row
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from mynosql.sync.comparing import Difference
@@ -26,6 +27,8 @@ from mynosql.sync.wire import PUSH_ROWS_MAX
 
 FOUND_MAX = 1024
 """Ids that are remembered to be offered because another mirror had them; of more the oldest are left to the mirrors."""
+ECHOES_MAX = 16_384
+"""Rows that were pushed and are expected back: of more, the older half is applied again when it comes."""
 ROW_BYTES = 100
 """What a row counts for besides its bodies."""
 
@@ -69,6 +72,8 @@ class Outbox:
         """What was found to differ from the index with that id: no more than that has to be offered to it."""
         self._is_offered = False
         """The mirror has been offered all that we hold: from here on it has whatever it took."""
+        self._echoes: dict[bytes, Leaves] = {}
+        """By id key what was pushed last, until it comes back as a change of the mirror."""
 
     def on_start(self) -> None:
         """Fewer mirrors may be asked for than at the last opening: what one has taken counts from now on."""
@@ -205,9 +210,20 @@ class Outbox:
             request=batch.request, index_id=hub.index_id, first=self._sent + 1, last=last, rows=rows,
         ))
         self._sent = last
+        self._echoes.update((row.id_key, row.leaves) for row in rows)
+        if len(self._echoes) > ECHOES_MAX:
+            self._echoes = dict(islice(self._echoes.items(), len(self._echoes) - ECHOES_MAX // 2, None))
         self._flight.append(batch)
         if len(self._flight) == 1:
             self._arm()
+
+    def is_echo(self, row: Row) -> bool:
+        """A change comes back as it was pushed: nothing in it is new here."""
+        return bool(self._echoes) and self._echoes.pop(row.id_key, None) == row.leaves
+
+    def on_damage(self) -> None:
+        """Rows were lost here: whatever comes back may be one of them."""
+        self._echoes.clear()
 
     # Acknowledgements
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ Result = dict[str, float]
 
 def save(job: Job) -> Result:
     """Save readings one by one into an empty folder, close, weigh the folder."""
-    target, folder = _open(job)
+    target, folder = open_target(job)
     items = [target.prepare(key, body) for key, body in readings(job["readings"])]
     with _Timer(len(items)) as timer:
         save_one = target.save
@@ -45,7 +44,7 @@ def save(job: Job) -> Result:
 
 def save_batch(job: Job) -> Result:
     """Save the same readings in batches into an empty folder."""
-    target, folder = _open(job)
+    target, folder = open_target(job)
     items = [target.prepare(key, body) for key, body in readings(job["readings"])]
     with _Timer(len(items)) as timer:
         for start in range(0, len(items), BATCH_RECORDS):
@@ -65,15 +64,15 @@ def read(job: Job) -> Result:
     forget_pages(folder)
     pairs = readings(job["readings"])
     keys = [key for key, _ in pairs]
-    target, _ = _open(job)
+    target, _ = open_target(job)
     rng = random.Random(SEED)
     cold = rng.sample(keys, min(COLD_READS_MAX, len(keys)))
     hot = rng.sample(keys, job["hot_set"])
     updated = rng.sample(keys, job["updates"])
     result = {
-        "read_cold_us": _time_reads(target, cold),
+        "read_cold_us": time_reads(target, cold),
         "read_hot_us": _time_warm_reads(target, hot, len(keys), rng),
-        "read_all_us": _time_reads(target, rng.choices(keys, k=job["hot_set"])),
+        "read_all_us": time_reads(target, rng.choices(keys, k=job["hot_set"])),
         "update_us": _time_updates(target, updated),
     }
     for key, body in rng.sample(pairs, min(CHECKED_RECORDS_MAX, len(pairs))):
@@ -86,7 +85,7 @@ def read(job: Job) -> Result:
 
 def games(job: Job) -> Result:
     """Save game saves one by one, close, open again, read them warm."""
-    target, folder = _open(job)
+    target, folder = open_target(job)
     pairs = game_saves(job["games"])
     items = [target.prepare(key, body) for key, body in pairs]
     with _Timer(len(items)) as timer:
@@ -95,7 +94,7 @@ def games(job: Job) -> Result:
             save_one(item)
     target.close()
     disk_bytes = folder_bytes(folder) / len(items)
-    target, _ = _open(job)
+    target, _ = open_target(job)
     keys = [key for key, _ in pairs]
     read_us = _time_warm_reads(target, keys, len(keys), random.Random(SEED))
     target.close()
@@ -104,7 +103,7 @@ def games(job: Job) -> Result:
 
 def build(job: Job) -> Result:
     """Fill a folder with `readings` records, for `open_filled` later."""
-    target, folder = _open(job)
+    target, folder = open_target(job)
     items = [target.prepare(key, body) for key, body in readings(job["readings"])]
     for start in range(0, len(items), BATCH_RECORDS):
         target.save_batch(items[start : start + BATCH_RECORDS])
@@ -130,11 +129,6 @@ def open_filled(job: Job) -> Result:
         "open_and_read_ms": (read_at - start) * 1e3,
         "open_mb": (resident_after - resident_before) / 1e6,
     }
-
-
-JOBS: dict[str, Callable[[Job], Result]] = {
-    function.__name__: function for function in (save, save_batch, read, games, build, open_filled)
-}
 
 
 def folder_bytes(folder: Path) -> int:
@@ -176,7 +170,7 @@ class _Timer:
         self.cpu_us = (time.process_time() - self._cpu) * 1e6 / self._count
 
 
-def _open(job: Job) -> tuple[Target, Path]:
+def open_target(job: Job) -> tuple[Target, Path]:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     target = make_target(job["target"])
@@ -184,7 +178,7 @@ def _open(job: Job) -> tuple[Target, Path]:
     return target, folder
 
 
-def _time_reads(target: Target, keys: list[str]) -> float:
+def time_reads(target: Target, keys: list[str]) -> float:
     read_one = target.read
     with _Timer(len(keys)) as timer:
         for key in keys:
@@ -196,7 +190,7 @@ def _time_warm_reads(target: Target, keys: list[str], count: int, rng: random.Ra
     """Touch every key once, then time `count` random reads of them."""
     for key in rng.sample(keys, len(keys)):
         target.read(key)
-    return _time_reads(target, rng.choices(keys, k=count))
+    return time_reads(target, rng.choices(keys, k=count))
 
 
 def _time_updates(target: Target, keys: list[str]) -> float:

@@ -33,3 +33,6 @@ class OurDatabase:
 
     def update(self, key: str, record: Any) -> None:
         self._db.savedoc(record)
+
+    def delete(self, key: str) -> None:
+        self._db.deletedoc(key)

@@ -10,18 +10,24 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from tests.bench import frames, nodes, sync_target, target
+from tests.bench import endurance, frames, local, mixes, nodes, sync_target, target
 from tests.bench.limits import limited
 from tests.bench.sizes import Sizes
 from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import OURS
 from tests.faults.processes import PythonChild
 
-SECTIONS = ("local", "open", "sync", "push", "live", "idle", "frames")
+SECTIONS = ("local", "mixes", "million", "open", "steady", "sync", "push", "live", "idle", "frames")
 PRODUCTS = tuple(dict.fromkeys((*target.TARGETS, *SYNC_TARGETS)))
 JOB_DEADLINE_S = 600.0
+ALL = 1_000
+MILLION_ROUNDS_MAX = 3
+STEADY_ROUNDS_MAX = 3
+
+Step = Callable[[str, Path], None]
 
 
 class Run:
@@ -42,7 +48,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=self._folder) as name:
             self._work = Path(name)
             if "open" in self._sections:
-                for product in self._targets:
+                for product in self._opened:
                     job = {"readings": self._sizes_of(product).records_open, "folder": str(self._filled(product))}
                     self._local(product, "build", job)
             for number in range(self._sizes.rounds):
@@ -55,21 +61,29 @@ class Run:
                     step(product, folder)
                     shutil.rmtree(folder)
 
-    def _steps(self, number: int) -> Iterator[tuple[str, Callable[[str, Path], None]]]:
+    def _steps(self, number: int) -> Iterator[tuple[str, Step]]:
         """What one round does; each round another product comes first."""
-        local_steps = {"local": (self._saves, self._batches, self._games), "open": (self._open,)}
-        for section, steps in local_steps.items():
-            for step in steps if section in self._sections else ():
-                yield from ((product, step) for product in _turned(self._targets, number))
-        node_steps = {"sync": (self._sync, self._wire), "push": (self._push,), "live": (self._live,)}
-        for section, steps in node_steps.items():
-            for step in steps if section in self._sections else ():
-                if number == 0 or step != self._wire:  # bytes do not vary as times do
-                    yield from ((product, step) for product in _turned(self._nodes, number))
-        if "idle" in self._sections and OURS in self._nodes:
-            yield OURS, self._idle
-        if "frames" in self._sections and OURS in self._nodes and number == 0:  # its blocks are rounds of their own
-            yield OURS, self._frames
+        ours_here, ours_between = ([OURS] if OURS in names else [] for names in (self._targets, self._nodes))
+        mixed = [name for name in self._targets if name != target.PREDECESSOR]  # its deletedoc does not return
+        steps: tuple[tuple[str, Step, list[str], int], ...] = (
+            ("local", self._saves, self._targets, ALL),
+            ("local", self._batches, self._targets, ALL),
+            ("local", self._games, self._targets, ALL),
+            ("mixes", self._mixes, mixed, ALL),
+            ("mixes", self._large, self._with("resources"), ALL),
+            ("million", self._million, self._with("million"), MILLION_ROUNDS_MAX),
+            ("open", self._open, self._opened, ALL),
+            ("steady", self._steady, ours_here, STEADY_ROUNDS_MAX),
+            ("sync", self._sync, self._nodes, ALL),
+            ("sync", self._wire, self._nodes, 1),  # bytes do not vary as times do
+            ("push", self._push, self._nodes, ALL),
+            ("live", self._live, self._nodes, ALL),
+            ("idle", self._idle, ours_between, ALL),
+            ("frames", self._frames, ours_between, 1),  # its blocks are rounds of their own
+        )
+        for section, step, products, rounds_max in steps:
+            if section in self._sections and number < rounds_max:
+                yield from ((product, step) for product in _turned(products, number))
 
     def _saves(self, product: str, folder: Path) -> None:
         self._local(product, "save", {"folder": str(folder)})
@@ -80,6 +94,19 @@ class Run:
 
     def _games(self, product: str, folder: Path) -> None:
         self._local(product, "games", {"folder": str(folder)})
+
+    def _mixes(self, product: str, folder: Path) -> None:
+        self._local(product, "mixes", {"folder": str(folder)}, mixes)
+
+    def _large(self, product: str, folder: Path) -> None:
+        self._local(product, "large", {"folder": str(folder)}, mixes)
+
+    def _million(self, product: str, folder: Path) -> None:
+        self._local(product, "million", {"folder": str(folder)}, mixes)
+
+    def _steady(self, product: str, folder: Path) -> None:
+        for name in ("control", "steady", "threads", "written"):
+            self._local(product, name, {"folder": str(folder / name)}, endurance)
 
     def _open(self, product: str, folder: Path) -> None:
         self._local(product, "open_filled", {"folder": str(self._filled(product))})
@@ -102,16 +129,25 @@ class Run:
     def _frames(self, product: str, folder: Path) -> None:
         self._add(product, frames.measure_frames(folder, self._sizes.readings, self._sizes.frame_blocks))
 
-    def _local(self, product: str, job_name: str, job: dict[str, Any]) -> None:
-        """One function of local.py in a process of its own."""
-        script = f"from tests.bench import local\nemit({{'result': local.{job_name}(receive())}})"
-        with PythonChild(script) as child:
+    def _local(self, product: str, job_name: str, job: dict[str, Any], module: ModuleType = local) -> None:
+        """One function of local.py, or of another such module, in a process of its own."""
+        name = module.__name__.rpartition(".")[2]
+        script = f"from tests.bench import {name}\nemit({{'result': {name}.{job_name}(receive())}})"
+        with PythonChild(script, python=target.python_of(product)) as child:
             child.send({**self._sizes_of(product).as_dict(), "target": product, **job})
             self._add(product, child.read_until("result", JOB_DEADLINE_S)["result"])
 
     def _add(self, product: str, result: dict[str, float]) -> None:
         for key, value in result.items():
             self.figures.setdefault(key, {}).setdefault(product, []).append(value)
+
+    @property
+    def _opened(self) -> list[str]:
+        return self._with("records_open")
+
+    def _with(self, size: str) -> list[str]:
+        """The products on one machine that measure any of this size."""
+        return [product for product in self._targets if getattr(self._sizes_of(product), size)]
 
     def _filled(self, product: str) -> Path:
         return self._work / f"filled-{product}"

@@ -17,18 +17,25 @@ class Sizes:
     """Readings saved, read and synced."""
     games: int = 10_000
     """Game saves of 2 KB."""
+    resources: int = 200
+    """Resources of 200 KB; 0: none."""
+    million: int = 1_000_000
+    """Readings of the large size, saved one by one in one process; 0: none."""
     records_open: int = 1_000_000
     """Records in the folder whose opening is timed; filled once per product."""
     live_saves: int = 1_000
     """Saves whose way to another node is timed."""
     frame_blocks: int = 10
     """First syncs beside which a game loop runs, and as many without."""
+    steady_s: float = 60.0
+    """How long one thread saves without a pause."""
     idle_s: float = 20.0
     """How long an idle node is watched."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) <= 0:
+            least = 0 if field.name in ("resources", "million", "records_open") else 1e-9
+            if getattr(self, field.name) < least:
                 raise ValueError(f"{field.name} is {getattr(self, field.name)}: expected more than nothing")
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.bench import installed
 from tests.bench.workload import Body
 
 
@@ -38,17 +40,34 @@ class Target(Protocol):
     def update(self, key: str, record: Body) -> None:
         """Write back what `read` returned, changed, and commit it."""
 
+    def delete(self, key: str) -> None:
+        """Take it out and commit that."""
+
 
 OURS = "mynosql"
 BASELINE = "sqlite3"
+PREDECESSOR = "mynosql-0.0.6"
 
 TARGETS = {
     OURS: "tests.bench.ours:OurDatabase",
     BASELINE: "tests.bench.rivals:SqliteTable",
     "diskcache": "tests.bench.rivals:DiskCache",
     "rocksdict": "tests.bench.rivals:RocksDict",
+    "rocksdict-zstd": "tests.bench.rivals:RocksZstd",
+    "lmdb": "tests.bench.rivals:Lmdb",
+    "sqlitedict": "tests.bench.rivals:SqliteDict",
+    "zodb": "tests.bench.rivals:Zodb",
+    "tinydb": "tests.bench.rivals:TinyDb",
+    PREDECESSOR: "tests.bench.rivals:Predecessor",
 }
-"""Name in the table and on the command line → class. The name is also the module that must be importable."""
+"""Name in the table and on the command line → class."""
+MODULES = {"rocksdict-zstd": "rocksdict", "zodb": "ZODB"}
+"""Name → the module that must be importable, where it is another."""
+
+
+def python_of(name: str) -> str | Path:
+    """The interpreter that this target runs in."""
+    return installed.predecessor_python() if name == PREDECESSOR else sys.executable
 
 
 def make_target(name: str) -> Target:
@@ -59,6 +78,8 @@ def make_target(name: str) -> Target:
 
 def find_skip_reason(name: str) -> str | None:
     """Why this target cannot take part on this machine; None if it can."""
-    if importlib.util.find_spec(name) is None:
+    if name == PREDECESSOR:
+        return None if installed.predecessor_python().exists() else f"{name} is not installed: {installed.HINT}"
+    if importlib.util.find_spec(MODULES.get(name, name)) is None:
         return f"{name} is not installed: pip install -e '.[bench]'"
     return None

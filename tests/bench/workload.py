@@ -1,4 +1,5 @@
-"""What is saved: sensor readings of about 250 bytes packed and game saves of about 2 KB, the same in every process.
+"""What is saved: sensor readings of about 250 bytes packed, game saves of about 2 KB and resources
+of about 200 KB, the same in every process.
 
 Readings come as a logger makes them: in time order, sensors in turn, values that walk randomly with the digits that a
 real sensor has. Nothing is repeated or padded: each value is drawn on its own.
@@ -7,7 +8,9 @@ real sensor has. Nothing is repeated or padded: each value is drawn on its own.
 from __future__ import annotations
 
 import datetime
+import itertools
 import random
+from collections.abc import Iterator
 from typing import Any
 
 Body = dict[str, Any]
@@ -28,9 +31,26 @@ SKILL_NAMES = ("archery", "smithing", "herbs", "swimming", "trade", "stealth", "
 
 def readings(count: int) -> list[tuple[str, Body]]:
     """`count` pairs of id and body in the order of arrival: "sensor-07/2026-11-23T10:00:05", 12 fields."""
-    rng = random.Random(SEED)
-    sensors = [_Sensor(number, rng) for number in range(SENSOR_COUNT)]
-    return [sensors[index % SENSOR_COUNT].next_reading(index // SENSOR_COUNT) for index in range(count)]
+    return list(itertools.islice(Readings(), count))
+
+
+class Readings:
+    """The same without an end, for who does not want all of them in memory."""
+
+    def __iter__(self) -> Iterator[tuple[str, Body]]:
+        rng = random.Random(SEED)
+        sensors = [_Sensor(number, rng) for number in range(SENSOR_COUNT)]
+        for index in itertools.count():
+            yield sensors[index % SENSOR_COUNT].next_reading(index // SENSOR_COUNT)
+
+    @staticmethod
+    def key_of(index: int) -> str:
+        """The id of the reading at this place."""
+        return f"sensor-{index % SENSOR_COUNT:02d}/{_time_of(index // SENSOR_COUNT)}"
+
+
+def _time_of(step: int) -> str:
+    return (FIRST_READING_AT + datetime.timedelta(seconds=step * READING_INTERVAL_S)).isoformat()
 
 
 class _Sensor:
@@ -51,7 +71,7 @@ class _Sensor:
         self._humidity = min(99.0, max(5.0, self._humidity + gauss(0, 0.5)))
         self._pressure += gauss(0, 0.2)
         self._battery = max(3.0, self._battery - abs(gauss(0, 0.00002)))
-        time = (FIRST_READING_AT + datetime.timedelta(seconds=step * READING_INTERVAL_S)).isoformat()
+        time = _time_of(step)
         return f"{self._name}/{time}", {
             "sensor": self._name,
             "site": self._site,
@@ -90,4 +110,26 @@ def _game_save(rng: random.Random, number: int) -> Body:
         "skills": {name: round(rng.uniform(0, 100), 1) for name in SKILL_NAMES},
         "regions_seen": sorted(rng.sample(range(4096), 60)),
         "world_seed": rng.getrandbits(63),
+    }
+
+
+def resources(count: int) -> list[tuple[str, Body]]:
+    """`count` pairs of id and body, each a level of a game: tiles in runs, numbers, some noise, about 200 KB packed."""
+    rng = random.Random(SEED + 2)
+    return [(f"level/{number:04d}", _resource(rng, number)) for number in range(count)]
+
+
+def _resource(rng: random.Random, number: int) -> Body:
+    tiles = bytearray()
+    while len(tiles) < 128 << 10:
+        tiles += bytes([rng.randrange(24)]) * rng.randint(1, 12)
+    return {
+        "name": f"level {number}",
+        "tiles": bytes(tiles[: 128 << 10]),
+        "spawns": [
+            {"kind": rng.choice(ITEM_NAMES), "x": rng.randrange(4096), "y": rng.randrange(4096), "s": rng.random()}
+            for _ in range(750)
+        ],
+        "heights": [round(rng.gauss(0, 40), 1) for _ in range(2_000)],
+        "thumbnail": rng.randbytes(10 << 10),
     }

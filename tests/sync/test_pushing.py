@@ -7,6 +7,7 @@ import pytest
 from mynosql.idkey import pack_id
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
+from mynosql.sync import pushing
 from mynosql.sync.memory import Rejected
 from mynosql.sync.options import SyncOptions
 from tests.sync.harness import World, card, welcome
@@ -58,6 +59,62 @@ def test_what_others_wrote_is_not_pushed_back() -> None:
 
     assert pushed(world) == [pack_id("ours")]
     assert peer.node.delivered_seq == peer.store.head, "what is not owed needs no acknowledgement"
+
+
+@obeys("Rows that come back as they were pushed move the cursor only: …")
+def test_what_comes_back_as_it_was_pushed_is_not_applied_again() -> None:
+    world = World(seed=1)
+    mirror = world.mirror("m1")
+    peer = world.peer("p1", knows=["m1"])
+    world.settle()
+    for number in range(5):
+        peer.save(f"{number}", b"1")
+    mirror.save("theirs", b"1")
+    world.settle()
+
+    assert peer.pending == 0
+    assert peer.applied_rows == 1
+    mirror.save("0", b"2")
+    world.settle()
+    assert peer.applied_rows == 2, "what others made of it is applied"
+    assert peer.leaves("0") == mirror.leaves("0")
+
+
+def test_of_many_rows_those_pushed_last_are_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "ECHOES_MAX", 4)
+    world = World(seed=1)
+    world.ghost("ghost")
+    peer = world.peer("p1", knows=["ghost"])
+    for number in range(10):
+        peer.save(f"{number}", b"1")
+    world.run(0.1)
+    link = fx.Link.dial(peer.links.__iter__().__next__())
+    world.inject(peer, link, welcome(world.told("ghost", ms.Hello)[-1], card=card()))
+    world.run(0.01)
+
+    outbox = peer.node._hub.outbox
+    rows = [row for push in world.told("ghost", ms.Push) for row in push.rows]
+    assert len(rows) == 10
+    assert [outbox.is_echo(row) for row in rows[:6]] == [False] * 6
+    assert [outbox.is_echo(row) for row in rows[8:]] == [True, True]
+    assert not outbox.is_echo(rows[9]), "once"
+
+
+def test_after_damage_whatever_comes_back_is_applied() -> None:
+    world = World(seed=1)
+    world.ghost("ghost")
+    peer = world.peer("p1", knows=["ghost"])
+    peer.save("a", b"1")
+    world.run(0.1)
+    link = fx.Link.dial(peer.links.__iter__().__next__())
+    world.inject(peer, link, welcome(world.told("ghost", ms.Hello)[-1], card=card()))
+    world.run(0.01)
+    outbox = peer.node._hub.outbox
+    assert outbox._echoes
+    peer.node.on_damage([], world.now, has_lost_rows=False)
+    assert outbox._echoes
+    peer.node.on_damage([], world.now, has_lost_rows=True)
+    assert not outbox._echoes
 
 
 @obeys("Pushes are pipelined with a credit of 1 MiB in bytes.")
