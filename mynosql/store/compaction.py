@@ -14,7 +14,7 @@ from mynosql.store.feeds import Feed
 from mynosql.store.files import Files
 from mynosql.store.garbage import Choice, Situation, choose
 from mynosql.store.index import Index
-from mynosql.store.rewriting import DAMAGED_NOTE, RewriteJob, RewritePlan, has_sealed_journals, unpack_numbers
+from mynosql.store.rewriting import DAMAGED_NOTE, RewriteJob, RewritePlan, sealed_journals, unpack_numbers
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BLOCK_BYTES_MAX, parse_shard_name, shard_name
 from mynosql.store.types import StoreOptions
@@ -105,8 +105,8 @@ class Compactor:
             if not self.is_asked:
                 self._rest_until = now + max(REST_S_MIN, REST_FACTOR * took_s)
 
-    def job(self, now: float, shard_number: int, *, is_idle: bool) -> RewriteJob | None:
-        """The next thing worth doing; None: nothing, or not yet."""
+    def job(self, now: float, shard_number: int, *, is_idle: bool, is_syncing: bool) -> RewriteJob | None:
+        """The next thing worth doing; None: nothing, or not yet. is_syncing: a sealed journal is being fsynced."""
         due = self.next_due(now)
         if due is None or due > now:
             return None
@@ -118,9 +118,12 @@ class Compactor:
             if choice is None:
                 self.is_asked = False
                 return None
-            if has_sealed_journals(self._files, self._index.journal_sealed):
+            left = sealed_journals(self._files, self._index.journal_sealed)
+            if left and is_syncing:
                 self._rest_until = now + JOURNAL_WAIT_S  # an fsync of one is under way: it goes after that
                 return None
+            for name in left:
+                self._files.remove(name)  # the disk refused that before
         except StorageError as error:
             self._give_up(error)
             return None

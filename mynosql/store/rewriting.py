@@ -316,7 +316,7 @@ def _has_bodies(rows: Head, slot: int) -> bool:
     return any(rows.body_span(slot, place) is not None for place in range(len(rows.leaves(slot))))
 
 
-def has_sealed_journals(files: Files, journal_sealed: int) -> bool:
-    """Journals are left that are sealed already: an index made anew would believe them and cut off what is newer."""
-    numbers = [parse_journal_name(name) for name in files.list()]
-    return any(number is not None and number <= journal_sealed for number in numbers)
+def sealed_journals(files: Files, journal_sealed: int) -> list[str]:
+    """Journals left that are sealed already: an index made anew would believe them and cut off what is newer."""
+    numbers = {name: parse_journal_name(name) for name in files.list()}
+    return [name for name, number in numbers.items() if number is not None and number <= journal_sealed]

@@ -176,7 +176,9 @@ class Sealer:
             return job
         self._seal = self.summer.job(now, self._quiet_from(now), self._options.pause)
         if self._seal is None and self.hold is Hold.NOTHING:
-            self._seal = self.compactor.job(now, self.shard_number, is_idle=is_idle)
+            self._seal = self.compactor.job(
+                now, self.shard_number, is_idle=is_idle, is_syncing=bool(self._retired)
+            )
         return self._seal
 
     def ask_compaction(self) -> None:
@@ -354,7 +356,9 @@ class Sealer:
         if not self.compactor.is_worth_at_close():
             return
         self.compactor.ask()
-        while self.read_only_reason is None and (job := self.compactor.job(0.0, self.shard_number, is_idle=False)):
+        while self.read_only_reason is None and (
+            job := self.compactor.job(0.0, self.shard_number, is_idle=False, is_syncing=False)
+        ):
             error: StorageError | None = None
             try:
                 job.run()

@@ -29,7 +29,6 @@ REWRITTEN_AFTER = 200_000
 CONTROL_FSYNC_S = 0.1
 THREADS = 8
 THREAD_SAVES = 500
-LOGGER_SAVES = 100
 LOGGER_INTERVAL_S = 0.1
 SPARING_FSYNC_S = 5.0
 
@@ -64,7 +63,7 @@ def steady(job: Job) -> Result:
     import mynosql
 
     bodies = [body for _, body in itertools.islice(Readings(), POOL)]
-    revs: dict[int, Any] = {}
+    revs: dict[int, str] = {}
     with mynosql.opendb("Bench", location=job["folder"]) as db:
 
         def save_one(number: int) -> None:
@@ -72,9 +71,9 @@ def steady(job: Job) -> Result:
             old = number - REWRITTEN_AFTER
             if old >= 0 and number % REWRITTEN_EVERY == 0:
                 rec["id"], rec["rev"] = f"sensor-{old % 20:02d}/{old:09d}", revs.pop(old)
-            rev = db.savedoc(rec)
+            saved = db.savedoc(rec)
             if number % REWRITTEN_EVERY == 0:
-                revs[number] = rev
+                revs[number] = saved["rev"]
 
         rate, durations_ms = _write_for(job["steady_s"], save_one)
     return {
@@ -126,21 +125,21 @@ def written(job: Job) -> Result:
     """What a logger of ten readings a second has the system write to the disk, by its own account, closing included."""
     default, sparing = (os.path.join(job["folder"], name) for name in ("default", "sparing"))
     return {
-        "written_bytes": _logged_bytes(default),
-        "written_sparing_bytes": _logged_bytes(sparing, fsync_interval_s=SPARING_FSYNC_S),
+        "written_bytes": _logged_bytes(default, job["logged"]),
+        "written_sparing_bytes": _logged_bytes(sparing, job["logged"], fsync_interval_s=SPARING_FSYNC_S),
     }
 
 
-def _logged_bytes(folder: str, **options: float) -> float:
+def _logged_bytes(folder: str, count: int, **options: float) -> float:
     import mynosql
 
     rng = random.Random(SEED)
     before = _write_bytes()
     with mynosql.opendb("Bench", location=folder, **options) as db:
-        for key, body in itertools.islice(Readings(), LOGGER_SAVES):
+        for key, body in itertools.islice(Readings(), count):
             db.savedoc({"id": key, **body, "jitter": rng.random()})
             time.sleep(LOGGER_INTERVAL_S)
-    return (_write_bytes() - before) / LOGGER_SAVES
+    return (_write_bytes() - before) / count
 
 
 def _write_bytes() -> int:

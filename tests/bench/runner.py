@@ -24,8 +24,8 @@ SECTIONS = ("local", "mixes", "million", "open", "steady", "sync", "push", "live
 PRODUCTS = tuple(dict.fromkeys((*target.TARGETS, *SYNC_TARGETS)))
 JOB_DEADLINE_S = 300.0
 ALL = 1_000
-MILLION_ROUNDS_MAX = 3
-STEADY_ROUNDS_MAX = 3
+MILLION_ROUNDS_MAX = 2
+STEADY_ROUNDS_MAX = 1
 
 Step = Callable[[str, Path], None]
 

@@ -23,8 +23,10 @@ from tests.faults.processes import ROOT, PythonChild, emit, receive
 COUNTS = (1, 10, 30, 100, 300)
 MIRRORS = 3
 PEERS_A_PROCESS = 50
-CHANGES = 40
-CHANGE_INTERVAL_S = 0.1
+CHANGES = 20
+CHANGE_INTERVAL_S = 1.0
+SETTLE_S = 20.0
+"""After it every peer has measured its mirrors: from then on a mesh without changes is idle."""
 IDLE_S = 10.0
 DEADLINE_S = 180.0
 LISTEN = "127.0.0.1:0"
@@ -33,7 +35,9 @@ PLOT = Path("docs/plots/scale.svg")
 Row = dict[str, float]
 
 
-def measure(counts: tuple[int, ...], folder: Path, *, changes: int = CHANGES, idle_s: float = IDLE_S) -> list[Row]:
+def measure(
+    counts: tuple[int, ...], folder: Path, *, changes: int = CHANGES, idle_s: float = IDLE_S, settle_s: float = SETTLE_S
+) -> list[Row]:
     """A row for each number of peers; the last one also says how long a mirror's restart takes to settle."""
     with contextlib.ExitStack() as stack:
         mirrors = [stack.enter_context(_child("mirror_process")) for _ in range(MIRRORS)]
@@ -52,14 +56,15 @@ def measure(counts: tuple[int, ...], folder: Path, *, changes: int = CHANGES, id
                 group.read_until("connected", DEADLINE_S)
                 groups.append(group)
                 have += size
-            rows.append(_measure_one(count, mirrors, groups, changes, idle_s))
+            rows.append(_measure_one(count, mirrors, groups, changes, idle_s, settle_s))
         rows[-1]["restart_s"] = _restart(mirrors, groups, folder, endpoints)
         return rows
 
 
 def _measure_one(
-    count: int, mirrors: list[PythonChild], groups: list[PythonChild], changes: int, idle_s: float
+    count: int, mirrors: list[PythonChild], groups: list[PythonChild], changes: int, idle_s: float, settle_s: float
 ) -> Row:
+    time.sleep(settle_s)
     before = _ask_all(mirrors, "usage")
     time.sleep(idle_s)
     idle = _ask_all(mirrors, "usage")

@@ -29,6 +29,8 @@ class Sizes:
     """First syncs beside which a game loop runs, and as many without."""
     steady_s: float = 60.0
     """How long one thread saves without a pause."""
+    logged: int = 100
+    """Readings of the logger, ten a second, twice."""
     idle_s: float = 20.0
     """How long an idle node is watched."""
 

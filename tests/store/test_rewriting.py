@@ -13,7 +13,7 @@ from mynosql.errors import StorageCorrupt, StorageFailed, StorageFull
 from mynosql.row import Row
 from mynosql.store import check, compaction, garbage, rebuild, rewriting, seal, sealed
 from mynosql.store.rebuild import Rebuilder
-from mynosql.store.rewriting import RewriteJob, has_sealed_journals
+from mynosql.store.rewriting import RewriteJob, sealed_journals
 from mynosql.store.store import Store, StoreOptions
 from tests.sim.memory_index import MemoryIndex
 from tests.store.making import (
@@ -245,14 +245,33 @@ def test_an_index_made_anew_finds_the_feed_in_order(is_half: bool, monkeypatch: 
     made.check(Store.open(made.files, index, OPTIONS, node=NODE))
 
 
-def test_it_waits_for_journals_that_are_sealed_and_still_there() -> None:
+def test_it_waits_for_journals_that_are_sealed_and_being_fsynced() -> None:
     """An index made anew believes journals first, and cuts off what stands behind their rows."""
     made = Made(7)
     made.files.write_atomic("journal-00000000", b"sealed long ago")
-    assert has_sealed_journals(made.files, made.index.journal_sealed)
+    assert sealed_journals(made.files, made.index.journal_sealed)
+    compactor, shard_number = made.store._sealer.compactor, made.store._sealer.shard_number
+    compactor.ask()
+    assert compactor.job(0.0, shard_number, is_idle=False, is_syncing=True) is None
+    assert "journal-00000000" in made.files.list()
+    assert compactor.job(10.0, shard_number, is_idle=False, is_syncing=False) is not None
+    assert "journal-00000000" not in made.files.list()
+
+
+def test_who_asked_hears_of_a_sealed_journal_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(7)
+    made.files.write_atomic("journal-00000000", b"sealed long ago")
+
+    def refuse(name: str) -> None:
+        raise StorageFailed(f"{name}: no")
+
     made.store.ask_compaction()
-    assert made.store.seal_job(0.0) is None
-    made.files.remove("journal-00000000")
+    with monkeypatch.context() as patched:
+        patched.setattr(made.files, "remove", refuse)
+        assert made.store.seal_job(0.0) is None
+    assert not made.store.is_compaction_asked
+    assert isinstance(made.store.compaction_error, StorageFailed)
+    made.store.ask_compaction()
     assert made.store.seal_job(10.0) is not None
 
 
