@@ -18,6 +18,7 @@ from mynosql.address import parse_address
 from mynosql.bridge import Bridge
 from mynosql.errors import (
     MyNoSQLError,
+    NotOpen,
     OptionInvalid,
     RecordNotFound,
     RecordUnavailable,
@@ -34,6 +35,7 @@ from mynosql.scope import Scope, check_scope
 from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
+from mynosql.store.types import CheckReport as StoreReport
 from mynosql.store.types import FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
 from mynosql.sync.memory import Rejected
@@ -585,8 +587,7 @@ class OpenDatabase:
             return self.replica.sync_status(self._bridge.endpoint)
 
     def check(self, progress: Callable[[int, int], None] | None) -> CheckReport:
-        with self.lock:
-            report = self.store.check(progress)
+        report = self._checked(progress or (lambda done, total: None))
         self.mend(None)
         return CheckReport(
             ok=report.ok, records=report.records, blocks=report.blocks,
@@ -595,6 +596,32 @@ class OpenDatabase:
                 for problem in report.problems
             ),
         )
+
+
+    def _checked(self, progress: Callable[[int, int], None]) -> StoreReport:
+        """Others read and save between the steps."""
+        store, workers = self.store, self.workers
+        with self.lock:
+            workers.check()
+            if not workers.wait(lambda: not store.is_busy and not store.is_held, None):
+                raise NotOpen("nothing was checked: the database is being closed")
+            checker = store.begin_check()
+        try:
+            steps = checker.steps()
+            while True:
+                with self.lock:
+                    if self._is_closed:
+                        raise NotOpen("the database was closed while it was checked")
+                    step = next(steps, None)
+                if step is None:
+                    break
+                progress(*step)
+        finally:
+            with self.lock:
+                report = store.end_check(checker)
+                workers.wake_sealer()
+                workers.changed.notify_all()
+        return report
 
 
 __all__ = ["MyNoSQLError", "OpenDatabase", "wall_ms"]

@@ -1,12 +1,12 @@
 """The check of a whole store: every byte read, every id looked up both ways, every count made again.
 
 Reads only, repairs nothing, and goes on behind damage, so that the report says how much is lost and where. Memory
-stays bounded: it goes block by block. Driven by Store.check() under its lock.
+stays bounded: it goes block by block, in steps of some milliseconds between which others get the lock. Driven by Store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mynosql.batch import FLAG_STRAY
 from mynosql.errors import StorageCorrupt, StorageError
@@ -22,6 +22,7 @@ from mynosql.store.sealed import Sealed
 from mynosql.store.tally import Tally, entry_of_row, state_of_entry
 from mynosql.store.types import CheckReport, Problem
 
+PLACES_A_STEP = 4096
 PROBLEMS_MAX = 1000
 """A report stays readable; the last problem then says that there are more."""
 
@@ -33,8 +34,12 @@ class Checker:
     not be finished yet. One that is committed meanwhile makes a check worthless (is_overtaken): do another.
     """
 
-    def __init__(self, files: Files, index: Index, sealed: Sealed, memtables: Sequence[Memtable]) -> None:
+    def __init__(
+        self, files: Files, index: Index, sealed: Sealed, memtables: Sequence[Memtable], tally: Tally
+    ) -> None:
+        """memtables: whose rows count; tally: the counters that the full scan must come to."""
         self._files, self._index, self._sealed, self._memtables = files, index, sealed, memtables
+        self._tally = tally
         self._problems: list[Problem] = []
         self._counted = Tally()
         self._live_slots = 0
@@ -50,15 +55,26 @@ class Checker:
         """The index has changed since the check began."""
         return self._index.journal_sealed != self._journal_sealed
 
-    def run(self, tally: Tally, progress: Callable[[int, int], None] | None) -> CheckReport:
-        """Everything is checked; tally: the counters that the full scan must come to."""
-        try:
-            self._run(tally, progress)
-        except StorageCorrupt as error:  # what leads to everything else cannot be read on
-            self._problem(error.path, error.offset, str(error), 0)
+    def run(self, progress: Callable[[int, int], None] | None) -> CheckReport:
+        """Everything is checked in one go."""
+        for done, total in self.steps():
+            if progress is not None:
+                progress(done, total)
+        return self.report
+
+    @property
+    def report(self) -> CheckReport:
+        """What was found."""
         return CheckReport(not self._problems, tuple(self._problems), self._counted.records, self._blocks)
 
-    def _run(self, tally: Tally, progress: Callable[[int, int], None] | None) -> None:
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Everything is checked, a little from step to step: (bytes done, all). With the lock at each."""
+        try:
+            yield from self._steps(self._tally)
+        except StorageCorrupt as error:  # what leads to everything else cannot be read on
+            self._problem(error.path, error.offset, str(error), 0)
+
+    def _steps(self, tally: Tally) -> Iterator[tuple[int, int]]:
         self._counted.delivered = tally.delivered
         for text in self._index.check():
             self._problem(self._index_path, None, f"the index is damaged: {text}", 0)
@@ -76,12 +92,13 @@ class Checker:
             for number in sorted({block.shard for block in blocks} - shards):
                 shards.add(number)
                 self._check_shard_header(number)
-            self._check_segment(segment, blocks)
-            done += sum(block.head_bytes + block.body_bytes for block in blocks)
-            if progress is not None:
-                progress(done, total)
-        self._check_places()
-        self._check_journals()
+            for checked in self._check_segment(segment, blocks):
+                done += checked
+                yield done, total
+        for _ in self._check_places():
+            yield done, total
+        for _ in self._check_journals():
+            yield done, total
         self._check_counts(tally)
 
     def _blocks_of(self, segment: Segment) -> list[BlockRow]:
@@ -93,7 +110,8 @@ class Checker:
         except StorageCorrupt as error:
             self._problem(error.path, error.offset, str(error), 0)
 
-    def _check_segment(self, segment: Segment, blocks: Sequence[BlockRow]) -> None:
+    def _check_segment(self, segment: Segment, blocks: Sequence[BlockRow]) -> Iterator[int]:
+        """The bytes of each block, once it is checked."""
         damaged_before = self._damaged_rows
         dead = owed = 0
         last_key = b""
@@ -103,6 +121,7 @@ class Checker:
             except StorageCorrupt as error:
                 self._damaged_rows += block.row_count
                 self._problem(error.path, error.offset, str(error), block.row_count)
+                yield block.head_bytes + block.body_bytes
                 continue
             self._blocks += 1
             rows = head.rows
@@ -112,6 +131,7 @@ class Checker:
             block_dead, block_owed = self._check_rows(block, head)
             dead += block_dead
             owed += block_owed
+            yield block.head_bytes + block.body_bytes
         if self._damaged_rows == damaged_before:
             self._check_segment_sums(segment, blocks, dead, owed)
 
@@ -157,21 +177,26 @@ class Checker:
         if owed != self._owed.get(segment.number, 0):
             self._problem(self._index_path, None, f"{name}: {owed} rows are owed, the index says otherwise", 0)
 
-    def _check_places(self) -> None:
+    def _check_places(self) -> Iterator[None]:
         """Each live row has its place (checked above), so as many places as live rows: none leads nowhere."""
         if self._damaged_rows:
             return
-        places = sum(1 + len(self._index.twins(found)) for found in self._index.hashes())
+        places = 0
+        for number, found in enumerate(self._index.hashes()):
+            places += 1 + len(self._index.twins(found))
+            if number % PLACES_A_STEP == 0:
+                yield
         if places != self._live_slots:
             self._problem(
                 self._index_path, None, f"{places} places for {self._live_slots} live rows in the shards",
                 abs(places - self._live_slots),
             )
 
-    def _check_journals(self) -> None:
+    def _check_journals(self) -> Iterator[None]:
         for name in self._files.list():
             if parse_journal_name(name) is None:
                 continue
+            yield
             try:
                 reader = JournalReader(self._files, name)
                 for frame in reader:

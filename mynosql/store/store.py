@@ -23,7 +23,7 @@ from mynosql.store.files import Files
 from mynosql.store.index import FILE_NAME as INDEX_NAME
 from mynosql.store.index import BlockRow, Commit, Index
 from mynosql.store.journal import check_note, pack_many
-from mynosql.store.memtable import JOURNALED_BYTES_MAX, NO_HASH, spot_of
+from mynosql.store.memtable import JOURNALED_BYTES_MAX, NO_HASH, Memtable, spot_of
 from mynosql.store.mending import Mended, Mender
 from mynosql.store.packed import KIND_PLAIN, LZ4_BYTES_MIN, PLAIN_HEAD, PLAIN_LIVE, compressed, pack_row
 from mynosql.store.reader import Reader
@@ -35,6 +35,7 @@ from mynosql.store.sealed import Sealed
 from mynosql.store.sealer import Hold, Sealer
 from mynosql.store.summing import Hashed, SumJob
 from mynosql.store.sums import RangeSum
+from mynosql.store.tally import Tally
 from mynosql.store.types import CheckReport, Counters, FeedSlice, Problem, StoreOptions
 from mynosql.store.unsealed import Unsealed
 
@@ -634,13 +635,37 @@ class Store:
         Records that are not sealed yet are checked as they stand in the journals.
         """
         while True:  # twice at most: one seal may be under way, and none begins under the caller's lock
-            checker = Checker(self._files, self._index, self._sealed, self._unsealed.memtables)
-            report = checker.run(self._unsealed.tally, progress)
+            checker = self._checker(self._unsealed.memtables, self._unsealed.tally)
+            report = checker.run(progress)
             if not checker.is_overtaken:
-                self._sealed.note_found(report.problems)
-                if any(problem.file == self._files.path(INDEX_NAME) for problem in report.problems):
-                    self._rebuild_later()
+                self._take_report(report)
                 return report
+
+    def begin_check(self) -> Checker:
+        """check() in steps, between which others read and save; end_check() in any case. No job is under way.
+
+        What is written now is what is checked. Nothing is sealed meanwhile.
+        """
+        assert not self.is_busy
+        self._sealer.hold = Hold.ALL
+        if not self._unsealed.active.is_empty:
+            self._unsealed.freeze()
+        return self._checker(self._unsealed.frozen, Tally.unpack(self._unsealed.tally.pack()))
+
+    def end_check(self, checker: Checker) -> CheckReport:
+        """What it found is taken note of; sealing goes on."""
+        self._sealer.hold = Hold.NOTHING
+        report = checker.report
+        self._take_report(report)
+        return report
+
+    def _checker(self, memtables: Sequence[Memtable], tally: Tally) -> Checker:
+        return Checker(self._files, self._index, self._sealed, tuple(memtables), tally)
+
+    def _take_report(self, report: CheckReport) -> None:
+        self._sealed.note_found(report.problems)
+        if any(problem.file == self._files.path(INDEX_NAME) for problem in report.problems):
+            self._rebuild_later()
 
     def drop_caches(self) -> None:
         """Nothing is kept in memory that can be read again."""
