@@ -39,6 +39,7 @@ def main(words: list[str] | None = None) -> int:
     print(f"raw figures: {raw}", file=sys.stderr)
     if arguments.write:
         report.write_between_markers(arguments.write, text)
+        report.write_plots(arguments.write.parent / "plots", run.figures)
     return 0
 
 

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.measures import LOCAL, NODES, Figures, Measure, medians_of
+from tests.bench.svg import bar_chart
 from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import OURS, TARGETS
 
+PLOTTED = {
+    "save_us": "One save, µs",
+    "read_hot_us": "One warm read of a hot set, µs",
+    "disk_bytes": "On disk, bytes a reading of 250",
+    "mix_b_us": "YCSB B, µs an operation",
+}
+"""Key of a measure → title of its picture."""
 BEGIN = "<!-- figures: begin, written by python -m tests.bench -->"
 END = "<!-- figures: end -->"
 
@@ -45,6 +53,17 @@ def write_between_markers(path: Path, text: str) -> None:
     if not begin or not end:
         raise ValueError(f"{path} has no lines {BEGIN!r} and {END!r}: add them where the figures belong")
     path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def write_plots(folder: Path, figures: Figures) -> None:
+    """A picture for each measure of PLOTTED that has figures: bench-<key>.svg, a bar for each product."""
+    folder.mkdir(exist_ok=True)
+    for measure in LOCAL:
+        medians = medians_of(figures, measure.key)
+        if measure.key in PLOTTED and medians:
+            bars = {name: medians[name] for name in TARGETS if name in medians}
+            text = bar_chart(PLOTTED[measure.key], bars, digits=measure.digits)
+            (folder / f"bench-{measure.key}.svg").write_text(text, encoding="utf-8")
 
 
 def write_raw(path: Path, **parts: Any) -> None:

@@ -1,6 +1,7 @@
 """Runs the measures: every one in a fresh process and folder, rounds interleaved, the order of products turning.
 
-A product that fails ends the run: a table with a hole in it would look like a choice.
+A product that fails ends the run: a table with a hole in it would look like a choice. But the predecessor fails now and
+then, and the report says so.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from tests.bench.limits import limited
 from tests.bench.sizes import Sizes
 from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import OURS
-from tests.faults.processes import PythonChild
+from tests.faults.processes import ChildEnded, PythonChild
 
 SECTIONS = ("local", "mixes", "million", "open", "steady", "sync", "push", "live", "idle", "frames")
 PRODUCTS = tuple(dict.fromkeys((*target.TARGETS, *SYNC_TARGETS)))
 JOB_DEADLINE_S = 300.0
 ALL = 1_000
-MILLION_ROUNDS_MAX = 2
+MILLION_ROUNDS_MAX = 1
 STEADY_ROUNDS_MAX = 1
 
 Step = Callable[[str, Path], None]
@@ -58,7 +59,12 @@ class Run:
                     self._say(f"round {number + 1} of {self._sizes.rounds}: {product} {step.__name__.strip('_')}")
                     folder = self._work / "round"
                     folder.mkdir()
-                    step(product, folder)
+                    try:
+                        step(product, folder)
+                    except (ChildEnded, AssertionError) as error:
+                        if product != target.PREDECESSOR:
+                            raise
+                        self.skipped[f"{product}, {step.__name__.strip('_')}"] = f"it failed: {_last_line(error)}"
                     shutil.rmtree(folder)
 
     def _steps(self, number: int) -> Iterator[tuple[str, Step]]:
@@ -166,6 +172,10 @@ class Run:
     @staticmethod
     def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1].strip() or type(error).__name__
 
 
 def _turned(products: list[str], number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A line chart as SVG text: a few series over a logarithmic x axis. Small on purpose; nothing has to be installed."""
+"""Charts as SVG text: lines over a logarithmic x axis, and bars. Small on purpose; nothing has to be installed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 34, 44
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f")
 TICKS = 4
+BAR_LEFT, BAR_HEIGHT = 130, 20
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -47,6 +48,28 @@ def line_chart(title: str, x_text: str, y_text: str, series: Series) -> str:
         y = TOP + 14 + 16 * number
         parts.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{y - 8}" width="10" height="10" fill="{colour}"/>')
         parts.append(_text(WIDTH - RIGHT + 28, y + 1, name))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def bar_chart(title: str, bars: Mapping[str, float], *, digits: int = 1) -> str:
+    """A bar for each name, in the order given, the first one in another colour; its length is logarithmic."""
+    high = max((math.log10(1 + value) for value in bars.values()), default=1.0)
+    height = TOP + BAR_HEIGHT * len(bars) + 8
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        _text(8, 18, f"{title} (lengths logarithmic)", size=13),
+    ]
+    for number, (name, value) in enumerate(bars.items()):
+        y = TOP + BAR_HEIGHT * number
+        length = (WIDTH - BAR_LEFT - 90) * math.log10(1 + value) / high if high else 0.0
+        parts.append(_text(BAR_LEFT - 8, y + 13, name, anchor="end"))
+        parts.append(
+            f'<rect x="{BAR_LEFT}" y="{y + 3}" width="{length:.1f}" height="{BAR_HEIGHT - 6}" '
+            f'fill="{COLOURS[0] if not number else COLOURS[-1]}"/>'
+        )
+        parts.append(_text(BAR_LEFT + length + 6, y + 13, f"{value:,.{digits}f}"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

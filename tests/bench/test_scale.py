@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.bench import scale
+from tests.bench import report, scale
 from tests.bench.report import BEGIN, END
 from tests.bench.svg import line_chart
 from tests.faults.processes import ROOT
@@ -44,6 +44,24 @@ def test_a_chart_is_well_formed_and_a_larger_value_stands_higher() -> None:
     (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in lines[0].split())
     assert x1 < x2
     assert y1 > y2
+
+
+def test_a_bar_is_longer_for_more(tmp_path: Path) -> None:
+    report.write_plots(tmp_path, {"save_us": {"sqlite3": [25.0], "mynosql": [9.0, 10.0, 99.0]}, "read_hot_us": {}})
+
+    assert [path.name for path in tmp_path.iterdir()] == ["bench-save_us.svg"]
+    root = ElementTree.parse(tmp_path / "bench-save_us.svg").getroot()
+    _, ours, theirs = (float(element.attrib["width"]) for element in root.iter() if element.tag.endswith("rect"))
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert 0 < ours < theirs
+    assert texts[1:] == ["mynosql", "10.00", "sqlite3", "25.00"]
+
+
+def test_the_pages_have_their_pictures() -> None:
+    text = (ROOT / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
+    for key in report.PLOTTED:
+        assert f"plots/bench-{key}.svg" in text
+        assert (ROOT / "docs" / "plots" / f"bench-{key}.svg").exists()
 
 
 def test_the_page_has_its_markers() -> None:
