@@ -123,7 +123,8 @@ def test_the_body_of_a_leaf_that_is_gone_is_none(db: Any) -> None:
 def test_once_no_mirror_answers_a_read_never_waits(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     db.addpeer("http://127.0.0.1:1")
     wait_until(lambda: not db._open.replica.has_live_mirror, 20, "the first dial failed")
-    monkeypatch.setattr(db._open.workers, "wait", lambda *_: pytest.fail("it waited"))
-    with pytest.raises(mynosql.RecordUnavailable, match="no mirror is connected"):
-        db.readdoc("a", timeout=60)
+    with monkeypatch.context() as patched:
+        patched.setattr(db._open.workers, "wait", lambda *_: pytest.fail("it waited"))
+        with pytest.raises(mynosql.RecordUnavailable, match="no mirror is connected"):
+            db.readdoc("a", timeout=60)
     assert db.docinfo("a").state == "unknown"
