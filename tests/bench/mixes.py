@@ -18,7 +18,7 @@ from tests.bench.workload import SEED, Body, Readings, readings, resources
 ZIPF_CONSTANT = 0.99
 WRITES = {"a": 0.5, "b": 0.05, "c": 0.0}
 """Mix → the share of writes."""
-CHUNK_RECORDS = 10_000
+CHUNK_RECORDS = 500
 
 
 def mixes(job: Job) -> Result:
@@ -82,7 +82,7 @@ def large(job: Job) -> Result:
 def million(job: Job) -> Result:
     """Save one by one, then read any of them, in one process that never closes between; how much memory it took.
 
-    The readings are made in between, outside of what is timed: nobody's memory but the database's is counted.
+    The readings are made in between, a few at a time, outside of what is timed: their memory counts as the database's.
     """
     before = resident_bytes()
     target, folder = open_target(job)
