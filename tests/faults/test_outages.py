@@ -27,7 +27,7 @@ CUT_AT_COUNT = 30_000
 CUTS = (("packets dropped", "mirror"), ("connections reset", "peer"), ("device down", "mirror"))
 """How the cable is out, and who joins."""
 CUT_S = 30.0
-BACK_LIMIT_S = 1.0 * BUSY
+BACK_LIMIT_S = 1.0 if BUSY == 1 else 4.0
 BATCHES_IN_FLIGHT = 2
 """docs/PROTOCOL.md, "Following": the next Pull is sent before an answer is applied."""
 FOLLOW_LIMIT_S = 5.0 * BUSY
