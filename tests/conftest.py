@@ -77,13 +77,16 @@ def db(make_db: Callable[..., Any]) -> Any:
 
 
 def _check_and_close(database: Any, how: dict[str, Any]) -> None:
-    """Check the database, opened anew in its folder if the test closed it; leaves it closed."""
+    """Check the database, opened anew in its folder if the test closed it; leaves it closed.
+
+    It listens on any port then: the one that the folder remembers may meanwhile be another test's.
+    """
     import mynosql
 
     try:
         report = database.checkdb()
     except mynosql.NotOpen:
-        with mynosql.opendb(how["name"], location=how["location"]) as reopened:
+        with mynosql.opendb(how["name"], location=how["location"], listen="127.0.0.1:0") as reopened:
             report = reopened.checkdb()
     finally:
         database.closedb()

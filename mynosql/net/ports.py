@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +16,15 @@ from mynosql.errors import ListenFailed
 from mynosql.net.options import PORT_LAST
 from mynosql.net.sockets import Socket, bound_to
 
+ANY_PORTS = range(10_000, 32_000, 2)
+"""Where a pair is looked for when any will do: below the ports that the kernel gives to outgoing connections (from
+32768 on Linux, from 49152 elsewhere). Linux lends the even ones of those first, so that the neighbour of a port that it
+hands out to a listener is soon somebody's, and stays his for a minute after he has closed."""
 ANY_PORT_ATTEMPTS = 50
-"""How often the kernel is asked for a free port whose neighbour is free too."""
 PORT_MAX = 65535
 
+_CHANCE = random.SystemRandom()
+"""Not the application's generator: that one may be seeded, and is not ours to advance."""
 _PROC = Path("/proc")
 _TCP_LISTEN = "0A"
 
@@ -75,10 +81,15 @@ def bind_pair(
     raise taken
 
 
+def any_ports() -> list[int]:
+    """Ports to try in this order when any pair will do; others choose elsewhere, each time."""
+    return _CHANCE.sample(ANY_PORTS, ANY_PORT_ATTEMPTS)
+
+
 def _candidates(port: int | None) -> Iterator[int]:
     if port is None:
         return iter(range(PORT_DEFAULT, PORT_LAST + 1, 2))
-    return iter([port] if port else [0] * ANY_PORT_ATTEMPTS)
+    return iter([port] if port else any_ports())
 
 
 def _bind(socket: Socket, host: str, port: int) -> int:

@@ -27,6 +27,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
+from mynosql.net.ports import any_ports
+
 T = TypeVar("T")
 
 PORTS_OF_A_NODE = 2
@@ -35,7 +37,6 @@ DELAYED_BYTES_MAX = 4 << 20
 """Bytes on their way in one direction of one delayed connection: 13 MB/s at 300 ms."""
 CALL_DEADLINE_S = 10.0
 CONNECT_DEADLINE_S = 2.0
-BIND_ATTEMPTS = 50
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -388,17 +389,16 @@ def _reset(end: socket.socket) -> None:
 
 def _bind_neighbours(count: int, host: str) -> list[socket.socket]:
     """Listening sockets on `count` neighbouring free ports of that host."""
-    for _ in range(BIND_ATTEMPTS):
-        listeners = [socket.create_server((host, 0))]
-        port = listeners[0].getsockname()[1]
+    for port in any_ports():
+        listeners: list[socket.socket] = []
         try:
-            for offset in range(1, count):
+            for offset in range(count):
                 listeners.append(socket.create_server((host, port + offset)))
-        except (OSError, OverflowError):
+        except OSError:
             for listener in listeners:
                 listener.close()
             continue
         for listener in listeners:
             listener.setblocking(False)
         return listeners
-    raise AssertionError(f"no {count} neighbouring ports free on {host} in {BIND_ATTEMPTS} attempts")
+    raise AssertionError(f"no {count} neighbouring ports free on {host}")

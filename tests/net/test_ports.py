@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from mynosql.net import ports
 from mynosql.net.options import PORT_LAST
 from mynosql.net.ports import PortTaken, bind_pair, find_owner
 from mynosql.net.sockets import Context, Socket
+from tests.faults.proxy import find_free_port
 from tests.waiting import wait_until
+
+LENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def bind(context: Context, port: int | None, host: str = "127.0.0.1") -> tuple[Socket, Socket, int]:
@@ -53,12 +57,12 @@ def test_a_port_without_a_next_one_is_refused(context: Context) -> None:
 def test_any_port_goes_on_until_the_neighbour_is_free_too(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel hands out one port at a time: the next one may be anybody's."""
+    """A free port says nothing of the next one, which may be anybody's."""
     real = ports._bind
     busy = [True, True]
 
     def bind_but_neighbours_are_busy(it: Socket, host: str, port: int) -> int:
-        if port and busy:
+        if port % 2 and busy:
             busy.pop()
             raise PortTaken(Address(host, port))
         return real(it, host, port)
@@ -66,12 +70,29 @@ def test_any_port_goes_on_until_the_neighbour_is_free_too(
     monkeypatch.setattr(ports, "_bind", bind_but_neighbours_are_busy)
     _, _, port = bind(context, 0)
     assert not busy
-    assert port
+    assert port in ports.ANY_PORTS
+
+
+@pytest.mark.skipif(not LENT_PORTS.exists(), reason="only Linux says which ports it lends")
+def test_any_port_is_one_that_can_be_had_again(context: Context) -> None:
+    """Ports that the kernel lends to outgoing connections are somebody else's a moment after they were let go."""
+    lent_from = int(LENT_PORTS.read_text().split()[0])
+    assert all(bind(context, 0)[2] + 1 < lent_from for _ in range(20))
+
+
+def test_the_choice_is_not_the_same_for_applications_that_seed_their_generator(context: Context) -> None:
+    found = []
+    for _ in range(3):
+        random.seed(1)
+        before = random.getstate()
+        found.append(bind(context, 0)[2])
+        assert random.getstate() == before
+    assert len(set(found)) > 1
 
 
 def test_a_failed_pair_leaves_nothing_bound(context: Context) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = find_free_port() + 1
+    with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(PortTaken) as got:
             bind(context, port - 1)
         assert got.value.where.port == port
