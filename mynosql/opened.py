@@ -6,7 +6,6 @@ application's objects (database.MyNoSQL turns one into the other). Every method 
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import time
@@ -36,14 +35,11 @@ from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import CheckReport as StoreReport
-from mynosql.store.types import FeedSlice, StoreOptions
+from mynosql.store.types import MEMTABLES_MAX, FeedSlice, StoreOptions
 from mynosql.sync.effects import Outcome
 from mynosql.sync.memory import Rejected
 from mynosql.views import CheckReport, DocInfo, Level, Problem, State, SyncStatus
 from mynosql.workers import Workers
-
-log = logging.getLogger("mynosql")
-
 
 _REASONS = {
     Outcome.NOT_HELD: "no mirror that answers holds it",
@@ -51,14 +47,10 @@ _REASONS = {
     None: None,
 }
 
-
 PACK_THREADS = 3
 """Two keep up with a writer that never pauses on two cores; a third while one of them waits for the disk."""
 REWRITE_PAUSE_S = 0.002
 """After each block that is written again: about as long as the block took."""
-MEMTABLES_MAX = 8
-"""One is written, one is sealed, six may wait; then saves wait."""
-
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -596,7 +588,6 @@ class OpenDatabase:
                 for problem in report.problems
             ),
         )
-
 
     def _checked(self, progress: Callable[[int, int], None]) -> StoreReport:
         """Others read and save between the steps."""

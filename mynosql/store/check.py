@@ -23,6 +23,7 @@ from mynosql.store.tally import Tally, entry_of_row, state_of_entry
 from mynosql.store.types import CheckReport, Problem
 
 PLACES_A_STEP = 4096
+"""Index entries looked at between two chances for others to read and save."""
 PROBLEMS_MAX = 1000
 """A report stays readable; the last problem then says that there are more."""
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 CURSOR_PREFIX = "cursor/"
 """Notes that say up to where another node's changes are here (sync writes them)."""
+REJECTED_PREFIX = "rejected/"
+"""Notes of changes that a mirror refused (sync writes them); they go in a frame behind that of the change."""
 
 
 class SealedState(NamedTuple):
@@ -207,9 +209,13 @@ class _Replayer:
         return content
 
     def _believed(self, content: FrameContent) -> dict[str, bytes]:
+        """Behind a gap, notes that do not rest upon what may have stood in it."""
         if not self._is_gapped:
             return content.notes
-        return {key: value for key, value in content.notes.items() if not key.startswith(CURSOR_PREFIX)}
+        return {
+            key: value for key, value in content.notes.items()
+            if not key.startswith(CURSOR_PREFIX) and (value or not key.startswith(REJECTED_PREFIX))
+        }
 
     def _problem(self, name: str, offset: int, what: str, records: int) -> None:
         self._store.note_problem(Problem(self._files.path(name), offset, what, records))

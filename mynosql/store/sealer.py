@@ -23,7 +23,7 @@ from mynosql.store.seal import Outcome, SealJob, SealPlan, SyncJob, save_filter
 from mynosql.store.sealed import Sealed
 from mynosql.store.shard import BLOCK_BYTES_MAX, shard_name
 from mynosql.store.summing import SumJob, Summer
-from mynosql.store.types import StoreOptions, pack_in_turn
+from mynosql.store.types import MEMTABLES_MAX, StoreOptions, pack_in_turn
 from mynosql.store.unsealed import Unsealed
 
 PRESET_BUSY, PRESET_IDLE = 1, 6
@@ -31,8 +31,6 @@ PRESET_BUSY, PRESET_IDLE = 1, 6
 
 REPLAYED_MAX = 8
 """Journals of killed processes that are sealed at once: each costs the next opening an fsync."""
-MEMTABLES_MAX = 8
-"""One filling, one sealing, six waiting."""
 SPARE_JOURNAL_FROM = 0.5
 """Once the memtable is so full, the next fsync also makes the journal for the one after it."""
 
@@ -335,14 +333,18 @@ class Sealer:
     # The end
 
     def settle(self) -> None:
-        """All is sealed and no journal remains; on a full disk all is durable in the journals. No job is under way."""
+        """All is sealed and no journal remains; on a full disk all is durable in the journals.
+
+        A job that a dead worker has left may have been committed without our knowing: nothing is committed over it.
+        """
         self.summer.drop()
+        is_known = self._seal is None
         self.seal_all()
         sync = self.sync_job()
         if sync is not None:
             sync.run()
             self.finish_sync(sync, None)
-        if self.read_only_reason is not None:
+        if self.read_only_reason is not None or not is_known:
             return
         self._drop_spare()
         self._give_back_a_little()

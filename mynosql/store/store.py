@@ -674,10 +674,10 @@ class Store:
         self._feed.drop_caches()
 
     def close(self) -> None:
-        """Everything is sealed, no journal remains; idempotent. No job may be under way.
+        """Everything is sealed, no journal remains; idempotent.
 
-        On a full disk the journals stay and are replayed at the next opening. Raises StorageFailed when what was
-        saved last may not survive a power cut.
+        On a full disk, and after a job that never came to its finish(), journals stay and are replayed at the next
+        opening. Raises StorageFailed when what was saved last may not survive a power cut.
         """
         if self._is_closed:
             return

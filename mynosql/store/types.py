@@ -17,6 +17,10 @@ def pack_in_turn(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return list(map(work, items))
 
 
+MEMTABLES_MAX = 8
+"""One is written, one is sealed, six may wait; then saves wait."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
     """How much memory a store may use and when it seals."""
@@ -30,7 +34,7 @@ class StoreOptions:
     head_cache_bytes_max: int = 4 << 20
     """Decoded heads of blocks: about 400 of 130 readings; an id near one looked up lately costs no decompression."""
     block_cache_bytes_max: int = 3 << 20
-    """Decoded bodies of blocks: about 120 of them; the neighbour of a record read lately costs no decompression."""
+    """Decoded bodies of blocks: about 80 of them; the neighbour of a record read lately costs no decompression."""
     unsealed_bytes_max: int = 32 << 20
     """All memtables together; `pressure` is 1.0 there. One is filling, one is being sealed, others wait: a burst of
     100,000 readings goes by before anybody is slowed down."""

@@ -89,6 +89,7 @@ class Fetcher:
         self._waiting: dict[bytes, Query] = {}
         """Queries that nobody can be asked for just now."""
         self._helpers_failed: dict[Address, float] = {}
+        self._is_held = False
 
     @property
     def is_hopeful(self) -> bool:
@@ -133,6 +134,15 @@ class Fetcher:
             if not query.is_wanted:
                 self._forget(query)
 
+    def hold(self) -> None:
+        """Every conversation is about to end and to begin anew: what they were asked waits until go_on()."""
+        self._is_held = True
+
+    def go_on(self) -> None:
+        """They have begun anew; what waited is asked of whoever is there, or soon will be."""
+        self._is_held = False
+        self._assign_waiting()
+
     def stop(self) -> None:
         """Nobody waits any longer."""
         for query in list(self._queries.values()):
@@ -149,6 +159,9 @@ class Fetcher:
         """The query waits for an answer of the best mirror that was not asked yet, or is over."""
         hub = self._hub
         query.side = query.row = None
+        if self._is_held:
+            self._waiting[query.id_key] = query
+            return
         ready = [dialled for dialled in hub.dials.ready() if dialled.node not in query.tried]
         if ready:
             dialled = min(ready, key=self._rank)
@@ -374,9 +387,7 @@ class Fetcher:
         """That mirror can be asked, maybe after it was lost without anybody noticing."""
         self._helpers_failed.pop(dialled.address, None)
         self._leave(dialled)
-        for query in list(self._waiting.values()):
-            self._assign(query)
-        self._flush()
+        self._assign_waiting()
 
     def on_lost(self, dialled: Dialled, loss: Loss) -> None:
         if Purpose.FETCH in dialled.purposes:
@@ -387,6 +398,9 @@ class Fetcher:
     def on_closed(self, dialled: Dialled) -> None:
         """That mirror is asked nothing more; what it was asked is asked of another."""
         self._leave(dialled)
+        self._assign_waiting()
+
+    def _assign_waiting(self) -> None:
         for query in list(self._waiting.values()):
             self._assign(query)
         self._flush()

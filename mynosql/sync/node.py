@@ -128,6 +128,7 @@ class Node:
             hub.server.say_bye_to_all(ms.ByeCode.NOT_A_MIRROR, "this node became a peer")
             for link in hub.dials.ready_links():
                 hub.send(link, ms.Bye(code=ms.ByeCode.NOT_A_MIRROR, text="this node became a peer"))
+        hub.fetcher.hold()
         hub.strategy.stop()
         hub.dials.close_all()
         hub.is_mirror = is_mirror
@@ -145,6 +146,7 @@ class Node:
             hub.strategy = Chooser(hub)
         if hub.is_running:
             hub.strategy.start()
+        hub.fetcher.go_on()
         hub.announce(fx.Kind.FILLING)
         return self._end()
 
@@ -168,9 +170,11 @@ class Node:
         hub.memory.add_opening(Opening(hub.nonce, hub.durable), is_first=True)
         hub.publisher.reset()
         hub.server.say_bye_to_all(ms.ByeCode.RENEWED, "this node has a new identity")
+        hub.fetcher.hold()
         hub.strategy.stop()
         hub.dials.close_all()
         hub.strategy.start()
+        hub.fetcher.go_on()
         return self._end()
 
     def on_damage(self, id_keys: Iterable[bytes], now: float, *, has_lost_rows: bool) -> list[fx.Effect]:

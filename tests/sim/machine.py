@@ -255,6 +255,8 @@ class Process:
         self._sync_at: float | None = None
         self._seal_at: float | None = None
         self._is_sealing = False
+        self._under_way: dict[Job, MyNoSQLError | None] = {}
+        """Jobs that have run, with what they raised, before the lock is had again to take their outcome."""
         self._retry_at = 0.0
         self._wake_at: float | None = None
         self.worker: Worker | None = None
@@ -278,8 +280,10 @@ class Process:
         self.replica.stop(self.time.now)
         job = self.store.sync_job()
         if job is not None:
-            self._run(job)
+            self.store.finish(job, self._run_job(job))
         self._send_ready()
+        for job, error in list(self._under_way.items()):  # as threads are joined
+            self._end_job(job, error)
         try:
             self.store.close()
         except (StorageFailed, StorageFull) as error:
@@ -446,7 +450,7 @@ class Process:
     def _sync(self) -> None:
         job = self.store.sync_job()
         if job is not None:
-            error = self._run_job(job)
+            error = self._under_way[job] = self._run_job(job)
             self.time.after(self.machine.fsync_s, lambda: self.machine.guarded(self, lambda: self._done(job, error)))
 
     def _plan_seal(self) -> None:
@@ -474,7 +478,7 @@ class Process:
             self._plan_seal()
             return
         self._is_sealing = True
-        error = self._run_job(job)
+        error = self._under_way[job] = self._run_job(job)
         if error is not None:
             self._retry_at = self.time.now + FULL_RETRY_S
         self.time.after(2 * self.machine.fsync_s, lambda: self.machine.guarded(self, lambda: self._sealed(job, error)))
@@ -491,11 +495,12 @@ class Process:
             return error
         return None
 
-    def _run(self, job: Job) -> None:
-        self.store.finish(job, self._run_job(job))
+    def _end_job(self, job: Job, error: MyNoSQLError | None) -> None:
+        del self._under_way[job]
+        self.store.finish(job, error)
 
     def _done(self, job: Job, error: MyNoSQLError | None) -> None:
-        self.store.finish(job, error)
+        self._end_job(job, error)
         if error is not None:
             self.replica.on_failure(error)
             if self.store.read_only_reason is not None:

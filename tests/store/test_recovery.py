@@ -155,6 +155,19 @@ def test_a_cursor_in_a_later_journal_is_not_believed_when_the_end_of_an_earlier_
     assert store.note("cursor/x") == b"%d" % (lost - 1)
 
 
+def test_a_refused_change_stays_refused_when_the_one_that_replaced_it_is_lost() -> None:
+    """The frame that forgets the refusal may survive a power cut that took the one before it: seed 3100, --size 3."""
+    store, files, index = open_memory()
+    seq = store.put_one(row_of("a", "refused", owed=True))
+    store.put([], notes={f"rejected/{seq}": b"why"})
+    store.put_one(row_of("a", "tried again", owed=True, hlc=2000))
+    store.put([], notes={f"rejected/{seq}": b"", "rejected/9": b"another"})
+    files.damage("journal-00000000", frame_offsets(files, "journal-00000000")[2] + 30, b"\x00\xff\x00")
+    store = Store.open(files, index, SMALL)
+    assert [row.seq for row in feed_rows(store)] == [seq]
+    assert store.notes("rejected/") == {f"rejected/{seq}": b"why", "rejected/9": b"another"}
+
+
 def test_the_body_of_a_lost_change_is_dropped() -> None:
     store, files, index = open_memory()
     store.put_one(row_of("a", 1))

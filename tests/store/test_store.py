@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -321,6 +322,25 @@ def test_close_tells_when_the_last_saves_may_not_survive() -> None:
     files.on_operation = fail
     with pytest.raises(StorageFailed, match="flush failed"):
         store.close()
+
+
+def test_what_a_dead_worker_committed_is_not_overwritten_by_closing() -> None:
+    """Seed 2200, --size 3: the last rewriting put back how many owed rows each segment has, without the newest one."""
+    store, files, index = open_memory()
+    rng = Random(1)
+    for _ in range(3):  # enough garbage to give back while closing
+        store.put([row_of(f"id-{n}", rng.randbytes(3000), owed=True) for n in range(40)])
+        seal(store)
+    store.put_one(row_of("last", 1, owed=True))
+    job = store.seal_job(0.0, force=True)
+    assert job is not None
+    job.run()  # and nobody comes to finish it
+    store.close()
+    store = Store.open(files, index.crash(), SMALL)
+    assert store.counters.pending == 41
+    store.put([], notes={"delivered": b"%d" % store.head_seq})
+    assert store.counters.pending == 0
+    assert store.check().ok
 
 
 # On a real disk

@@ -197,6 +197,20 @@ def test_a_fetch_may_wait_for_the_first_attempt_at_a_mirror() -> None:
 
 
 @obeys("A fetch ends at its deadline at the latest.")
+def test_a_fetch_waits_while_the_conversations_begin_anew() -> None:
+    """Under a new identity, or in another mode, the same mirrors are dialled again: no reason to say that none is."""
+
+    def renew(peer: Machine) -> None:
+        peer.perform(peer.node.on_renewed(99, b"N" * 16, peer.world.now))
+
+    for begin_anew in (renew, lambda peer: peer.set_mode(True)):
+        world, _, peer = mirror_and_peer()
+        request = peer.fetch("0")
+        begin_anew(peer)
+        assert peer.node.has_live_mirror
+        assert done(world, peer, request).outcome is fx.Outcome.FOUND
+
+
 def test_a_fetch_ends_at_its_deadline() -> None:
     world, _, peer = mirror_and_peer()
     world.mute("p1", "m1")
