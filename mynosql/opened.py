@@ -34,8 +34,8 @@ from mynosql.scope import Scope, check_scope
 from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
-from mynosql.store.types import CheckReport as StoreReport
 from mynosql.store.types import MEMTABLES_MAX, FeedSlice, StoreOptions
+from mynosql.store.types import CheckReport as StoreReport
 from mynosql.sync.effects import Outcome
 from mynosql.sync.memory import Rejected
 from mynosql.views import CheckReport, DocInfo, Level, Problem, State, SyncStatus
