@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mynosql.errors import OptionInvalid, StorageFailed
 from mynosql.store.files import DiskFiles, raise_mapped
+from mynosql.store.folder import make_folder
 from mynosql.store.store import Store
 from mynosql.workers import Workers
 
@@ -35,8 +36,8 @@ def back_up(node: Node, folder: str | os.PathLike[str], progress: Progress | Non
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise OptionInvalid(f"{target} exists already; choose a folder that holds no copy of {node.name!r} yet")
     part = target + ".part"
+    make_folder(location)
     try:
-        os.makedirs(location, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)  # of an attempt that was killed
         os.mkdir(part, 0o700)
     except OSError as error:

@@ -80,8 +80,8 @@ def test_no_cut_loses_what_was_promised(name: str, fast_disk: Path, reports: dic
         report = Replay(recording, node, fast_disk / "state", OPTIONS).run()
         print(f"{name} ({node}): {report}")
         assert report.findings == []
-        assert report.faces, "some states are opened by the whole face"
         reports.setdefault(name, []).append(report)
+    assert any(report.faces for report in reports[name]), "some states are opened by the whole face"
 
 
 def test_as_many_states_were_opened_as_are_claimed(reports: dict[str, list[Report]]) -> None:

@@ -36,14 +36,15 @@ class Copying:
     def begin(self) -> None:
         """What is written now is what is copied. With the lock, and while no job is under way.
 
-        Raises StorageFailed when the store can write no more: what it holds in memory may not be on the disk.
+        Raises StorageFailed when the store can write no more: what it holds in memory may not be on the disk. Whatever
+        it raises, nothing is held.
         """
         sealer, files = self._sealer, self._files
         if sealer.read_only_reason is not None:
             raise StorageFailed(f"no copy can be made: {sealer.read_only_reason}; open the database again")
         assert not sealer.is_busy
-        sealer.hold = Hold.ALL
         self._sizes = {name: files.size(name) for name in files.list() if _is_copied(name)}
+        sealer.hold = Hold.ALL
 
     def copy_small(self, target: Files, progress: Progress) -> None:
         """Journals, index and the like; without the lock. Raises StorageFull, StorageFailed, StorageCorrupt."""

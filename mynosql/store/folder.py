@@ -72,7 +72,7 @@ class Folder:
         """
         folder = os.path.abspath(os.fspath(path))
         _check_format(folder)
-        _make(folder)
+        make_folder(folder)
         lock_fd = _take_lock(folder, program)
         files = DiskFiles(folder)
         opened = cls(folder, files, lock_fd, machine_id() if machine is None else machine.ljust(MACHINE_BYTES, b"\0"))
@@ -205,8 +205,11 @@ def _check_format(folder: str) -> None:
                         "open it with a newer version of mynosql (the folder was left untouched)")
 
 
-def _make(folder: str) -> None:
-    """The folder is there and may be written in; durably before anything is in it, or a cut would take all of it."""
+def make_folder(folder: str) -> None:
+    """The folder is there and may be written in; durably before anything is in it, or a cut would take all of it.
+
+    Raises StorageFailed, StorageFull.
+    """
     missing = folder
     is_new = not os.path.exists(os.path.join(folder, FORMAT_NAME))
     while not os.path.lexists(os.path.dirname(missing)):

@@ -647,10 +647,11 @@ class Store:
         What is written now is what is checked. Nothing is sealed meanwhile.
         """
         assert not self.is_busy
-        self._sealer.hold = Hold.ALL
         if not self._unsealed.active.is_empty:
             self._unsealed.freeze()
-        return self._checker(self._unsealed.frozen, Tally.unpack(self._unsealed.tally.pack()))
+        checker = self._checker(self._unsealed.frozen, Tally.unpack(self._unsealed.tally.pack()))
+        self._sealer.hold = Hold.ALL
+        return checker
 
     def end_check(self, checker: Checker) -> CheckReport:
         """What it found is taken note of; sealing goes on."""

@@ -21,6 +21,13 @@ from tests.faults.recorded_child import Child, Node
 IDS = [f"id{number:03}" for number in range(60)]
 SMALL: dict[str, Any] = {"memtable_bytes_max": 1 << 16}
 TRIES_MAX = 4
+
+
+def _back_up(node: Node) -> None:
+    """To a folder of its own at each try: the copy of the one before may be there."""
+    node.back_up(f"copy{len(os.listdir(node.child.root))}")
+
+
 Step = Callable[[Node], None] | None
 """None: close the database and open it again."""
 
@@ -33,7 +40,8 @@ SCENARIOS: dict[str, tuple[dict[str, Any], int, list[Step]]] = {
     "batch": ({"fsync_interval_s": 3600.0}, 300, [
         lambda node: node.save(*IDS[:5]), lambda node: node.promise_durable(), lambda node: node.set_mode("Mirror"),
         lambda node: node.save_batch(*IDS[3:9]), lambda node: node.promise_durable(), None,
-        lambda node: node.delete(IDS[3]), lambda node: node.set_mode("Peer"), lambda node: node.promise_durable(),
+        lambda node: node.delete(IDS[3]), _back_up, lambda node: node.set_mode("Peer"),
+        lambda node: node.promise_durable(),
     ]),
     "seal and roll-over": ({"durability": "each", **SMALL}, 16_000, [
         lambda node: node.save(*IDS[:6]), lambda node: node.save(*IDS[3:9]), lambda node: node.save(IDS[0]), None,

@@ -24,7 +24,7 @@ from mynosql.store.store import Store
 from mynosql.sync.memory import Memory
 from tests.faults.disk_model import Entry
 from tests.faults.promises import Held, Version
-from tests.faults.recorded_child import MODE, NAME, text_of
+from tests.faults.recorded_child import EVICTED, MODE, NAME, text_of
 
 
 class WrongRecord(AssertionError):
@@ -80,9 +80,9 @@ def _versions(store: Store, ids: Iterable[str]) -> dict[str, Version]:
         entry, body = record
         if entry.winner.deleted:
             found[id] = None
-        elif body is not None:
-            found[id] = _checked_version(id, unpack_body(body))
-    count = sum(1 for id, version in found.items() if version is not None and id != MODE)
+        else:
+            found[id] = EVICTED if body is None else _checked_version(id, unpack_body(body))
+    count = sum(isinstance(version, int) for version in found.values())
     if count != store.counters.held:
         raise WrongRecord(f"{count} records are held, the counter says {store.counters.held}")
     return found
@@ -131,6 +131,7 @@ def _versions_of_face(db: mynosql.MyNoSQL, ids: Iterable[str]) -> dict[str, Vers
         if state == "deleted" or (state == "pending" and id not in db):
             found[id] = None
         elif id in db:
+            found[id] = EVICTED
             with contextlib.suppress(mynosql.RecordUnavailable):
                 found[id] = _checked_version(id, db.readdoc(id, timeout=0.0))
     return found

@@ -60,8 +60,8 @@ class Promises:
         if "tries" in mark and mark["node"] in self.sources:
             places = {}
             for id, version in mark["tries"].items():
-                if id[0] == "#" and mark["node"] != self.node:
-                    continue  # another node's mode
+                if (id[0] == "#" or mark.get("is_local")) and mark["node"] != self.node:
+                    continue  # another node's mode, or what it alone holds no more
                 history = self.tried.setdefault(id, [])
                 places[id] = len(history)
                 history.append(version)
@@ -119,7 +119,7 @@ class Feeds:
         self._points: dict[str, list[tuple[int, dict[str, tuple[int, Version]]]]] = {}
         tried: dict[str, dict[str, list[Version]]] = {}
         for mark in marks:
-            if "tries" in mark:
+            if "tries" in mark and not mark.get("is_local"):
                 for id, version in mark["tries"].items():
                     tried.setdefault(mark["node"], {}).setdefault(id, []).append(version)
             if "feed" in mark:

@@ -23,6 +23,8 @@ import mynosql
 NAME = "Test"
 MODE = "#mode"
 """Among the ids that were tried: the mode of the node."""
+EVICTED = "evicted"
+"""In place of a version: the record is known, its body is not here."""
 
 
 @lru_cache(maxsize=4096)
@@ -39,6 +41,8 @@ class Child:
         self.text_bytes = 300
         """How long the texts are from now on."""
         self.version = 0
+        self.newest: dict[str, int] = {}
+        """Per id the last version that was tried."""
         self._marks = os.open(marks, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def mark(self, **said: Any) -> None:
@@ -87,10 +91,31 @@ class Node:
             self.db.deletedoc(id)
             self._returned()
 
+    def evict(self, *ids: str) -> None:
+        """The body of each id leaves this node by an evictdoc of its own."""
+        for id in ids:
+            self.child.mark(node=self.folder, tries={id: EVICTED}, is_local=True)
+            assert self.db.evictdoc(id), f"{id} is still owed, or not here"
+            self._returned()
+
+    def fetch(self, *ids: str) -> None:
+        """Bodies that are not here come from a mirror again."""
+        for id in ids:
+            self.child.mark(node=self.folder, tries={id: self.child.newest[id]}, is_local=True)
+            assert self.db.readdoc(id, timeout=30.0)["version"] == self.child.newest[id]
+        self._returned()
+
+    def back_up(self, folder: str) -> None:
+        """A copy of all that was saved here, as the node of another folder."""
+        self.child.mark(node=folder, opened=True, receives=[self.folder])
+        self.db.backupdb(os.path.join(self.child.root, folder))
+        self.child.mark(node=folder, of=self.folder, promises="durable")
+
     def _try(self, ids: Sequence[str]) -> list[int]:
         first = self.child.version + 1
         self.child.version += len(ids)
         versions = list(range(first, first + len(ids)))
+        self.child.newest.update(zip(ids, versions, strict=True))
         self.child.mark(node=self.folder, tries=dict(zip(ids, versions, strict=True)))
         return versions
 

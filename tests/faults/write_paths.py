@@ -1,8 +1,7 @@
 """The write paths of the package, each a script that is recorded (recorded_child.py) and then replayed or disturbed.
 
 A new way of writing gets a path here: a name and a script in PATHS. tests/test_power_loss.py then replays each of its
-boundaries, tests/test_injection.py kills and fails each of its storage calls. Not here yet, since not there yet:
-eviction, backup, and a first sync that goes past the journal.
+boundaries, tests/test_injection.py kills and fails each of its storage calls.
 """
 
 from __future__ import annotations
@@ -128,6 +127,32 @@ a.save(*ids[8:10])
 a.promise_durable(at="B")
 a.close()
 b.close()
+""",
+    "eviction": """
+b = child.open("B", mode="mirror", listen="127.0.0.1:0", receives=["A"], fsync_interval_s=3600)
+a = child.open("A", peers=[b.db.endpoint], fsync_interval_s=3600, **SMALL)
+child.text_bytes = 6_000
+a.save(*ids[:24])
+a.promise_durable(at="B")
+a.evict(*ids[:6], *ids[18:22])
+a.promise_durable()
+a.fetch(*ids[4:8], ids[20])
+a.promise_durable()
+a.save(*ids[5:7])
+a.promise_durable(at="B")
+a.evict(ids[5])
+a.close()
+b.close()
+""",
+    "backup": """
+child.text_bytes = 9_000
+node = child.open("A", fsync_interval_s=3600, **SMALL)
+node.save(*ids[:12])
+node.delete(ids[3])
+node.back_up("C")
+node.save(*ids[8:14])
+node.back_up("D")
+node.close()
 """,
 }
 

@@ -46,6 +46,19 @@ def test_a_store_that_is_read_only_is_not_copied() -> None:
         store.copying().begin()
 
 
+def test_a_copy_that_cannot_begin_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EIO at openat of the folder: everything waited for ever for a copy that was not being made."""
+    store, files, _ = open_memory()
+
+    def fail() -> list[str]:
+        raise StorageFailed("cannot list the folder")
+
+    monkeypatch.setattr(files, "list", fail)
+    with pytest.raises(StorageFailed, match="cannot list"):
+        store.copying().begin()
+    assert not store.is_held
+
+
 def test_a_file_that_became_shorter_is_told() -> None:
     store, files, _ = open_memory()
     store.put([row_of("a", 1)])
