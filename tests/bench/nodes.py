@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -30,7 +31,11 @@ MIRROR = {"mode": "mirror", "listen": LISTEN}
 
 
 class OurNodes(SyncTarget):
-    """Mirrors and peers with their default options, without encryption as it is between nodes of one machine."""
+    """Mirrors and peers with their default options."""
+
+    def __init__(self, secret: str | None = None) -> None:
+        """None: without encryption, as it is between nodes of one machine."""
+        self._secret = secret
 
     def first_sync(self, folder: Path, count: int) -> Result:
         """An empty mirror joins one that holds `count` readings, sealed on disk.
@@ -39,9 +44,10 @@ class OurNodes(SyncTarget):
         record; "confirmed": when the source's waitsync says that the other has them on its disk.
         """
         with start("source_node") as source, start("joining_node") as joining:
-            source.send({"folder": str(folder / "source"), "readings": count})
+            job = {"readings": count, "secret": self._secret}
+            source.send({"folder": str(folder / "source"), **job})
             endpoint = source.read_until("endpoint", DEADLINE_S)["endpoint"]
-            joining.send({"folder": str(folder / "joining"), "readings": count, "peer": endpoint})
+            joining.send({"folder": str(folder / "joining"), "peer": endpoint, **job})
             started_ns = joining.read_until("started_ns", DEADLINE_S)["started_ns"]
             source.send("confirm")
             joined = joining.read_until("full_ns", DEADLINE_S)
@@ -85,15 +91,21 @@ class OurNodes(SyncTarget):
 
         From before savedoc to after readdoc, by the one monotonic clock that both processes share.
         """
-        with start("saving_node") as saving, start("reading_node") as reading:
-            saving.send({"folder": str(folder / "saving"), "saves": saves + WARM_UP_SAVES, "options": MIRROR})
-            endpoint = saving.read_until("endpoint", DEADLINE_S)["endpoint"]
-            options = {**MIRROR, "peers": [endpoint]}
-            reading.send({"folder": str(folder / "reading"), "saves": saves + WARM_UP_SAVES, "options": options})
-            reading.read_until("ready", DEADLINE_S)
-            saving.send("go")
-            latencies_ms = reading.read_until("latencies_ms", DEADLINE_S)["latencies_ms"]
-        return percentiles(latencies_ms[WARM_UP_SAVES:])
+        return measure_live(folder, saves, MIRROR, lambda endpoint: {**MIRROR, "peers": [endpoint]})
+
+
+def measure_live(
+    folder: Path, saves: int, saving: dict[str, Any], reading: Callable[[str | None], dict[str, Any]]
+) -> Result:
+    """saving: options of the node that saves; reading: those of the other, given the endpoint of the first."""
+    with start("saving_node") as saver, start("reading_node") as reader:
+        saver.send({"folder": str(folder / "saving"), "saves": saves + WARM_UP_SAVES, "options": saving})
+        options = reading(saver.read_until("endpoint", DEADLINE_S)["endpoint"])
+        reader.send({"folder": str(folder / "reading"), "saves": saves + WARM_UP_SAVES, "options": options})
+        reader.read_until("ready", DEADLINE_S)
+        saver.send("go")
+        latencies_ms = reader.read_until("latencies_ms", DEADLINE_S)["latencies_ms"]
+    return percentiles(latencies_ms[WARM_UP_SAVES:])
 
 
 def measure_idle(folder: Path, seconds: float) -> Result:
@@ -124,11 +136,14 @@ def source_node() -> None:
     job = receive()
     with mynosql.opendb("Bench", location=job["folder"]) as db:
         _save_all(db, job["readings"])
-    options = {"mode": "mirror", "listen": job.get("listen", LISTEN), "advertise": job.get("advertise")}
+    options = {
+        "mode": "mirror", "listen": job.get("listen", LISTEN), "advertise": job.get("advertise"),
+        "secret": job.get("secret"),
+    }
     with mynosql.opendb("Bench", location=job["folder"], **options) as db:
         emit({"endpoint": db.endpoint})
         receive()
-        _wait(lambda: db.syncstatus().connected > 0)
+        wait(lambda: db.syncstatus().connected > 0)
         assert db.waitsync(timeout=DEADLINE_S), "the other mirror did not confirm"
         emit({"confirmed_ns": time.monotonic_ns()})
         receive()
@@ -140,9 +155,9 @@ def joining_node() -> None:
     job = receive()
     expected = dict(readings(job["readings"]))
     emit({"started_ns": time.monotonic_ns()})
-    options = {"mode": "mirror", "listen": LISTEN, "peers": [job["peer"]]}
+    options = {**MIRROR, "peers": [job["peer"]], "secret": job.get("secret")}
     with mynosql.opendb("Bench", location=job["folder"], **options) as db:
-        status = _wait(lambda: _full_status(db, len(expected)))
+        status = wait(lambda: _full_status(db, len(expected)))
         emit({"full_ns": time.monotonic_ns(), "bytes_received": status.bytes_received})
         rng = random.Random(SEED)
         for key in rng.sample(sorted(expected), min(CHECKED_RECORDS_MAX, len(expected))):
@@ -171,10 +186,10 @@ def reading_node() -> None:
     job = receive()
     latencies_ms: list[float] = []
     with mynosql.opendb("Bench", location=job["folder"], **job["options"]) as db:
-        _wait(lambda: db.syncstatus().connected > 0 and db.syncstatus().as_of is not None)
+        wait(lambda: db.syncstatus().connected > 0 and db.syncstatus().as_of is not None)
         db.onchange(lambda change: latencies_ms.append(_age_ms(db.readdoc(change.id))))
         emit({"ready": True})
-        _wait(lambda: len(latencies_ms) >= job["saves"])
+        wait(lambda: len(latencies_ms) >= job["saves"])
         emit({"latencies_ms": latencies_ms})
         receive()
 
@@ -198,7 +213,7 @@ def idle_node() -> None:
     job = receive()
     with mynosql.opendb("Bench", location=job["folder"], **job["options"]) as db:
         emit({"endpoint": db.endpoint})
-        _wait(lambda: db.syncstatus().connected > 0)
+        wait(lambda: db.syncstatus().connected > 0)
         emit({"connected": True})
         seconds = receive()
         time.sleep(min(SETTLE_S, seconds))
@@ -208,8 +223,8 @@ def idle_node() -> None:
         receive()
 
 
-def start(function: str) -> PythonChild:
-    return PythonChild(f"from tests.bench import nodes\nnodes.{function}()")
+def start(function: str, module: str = "nodes") -> PythonChild:
+    return PythonChild(f"from tests.bench import {module}\n{module}.{function}()")
 
 
 def _save_all(db: Any, count: int) -> None:
@@ -229,7 +244,7 @@ def _age_ms(record: dict[str, Any]) -> float:
     return age_ns / 1e6
 
 
-def _wait(condition: Any) -> Any:
+def wait(condition: Callable[[], Any]) -> Any:
     """The first true value of the condition, asked every millisecond: what it adds is far below what is measured."""
     ends_at = time.monotonic() + DEADLINE_S
     while not (value := condition()):

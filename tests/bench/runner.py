@@ -14,19 +14,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.bench import endurance, frames, local, mixes, nodes, sync_target, target
+from tests.bench import endurance, frames, local, mesh, mixes, nodes, sync_target, target
 from tests.bench.limits import limited
 from tests.bench.sizes import Sizes
 from tests.bench.sync_target import SYNC_TARGETS
 from tests.bench.target import OURS
 from tests.faults.processes import ChildEnded, PythonChild
 
-SECTIONS = ("local", "mixes", "million", "open", "steady", "sync", "push", "live", "idle", "frames")
+SECTIONS = ("local", "mixes", "million", "open", "steady", "sync", "push", "live", "idle", "frames", "mesh")
 PRODUCTS = tuple(dict.fromkeys((*target.TARGETS, *SYNC_TARGETS)))
 JOB_DEADLINE_S = 300.0
 ALL = 1_000
 MILLION_ROUNDS_MAX = 1
 STEADY_ROUNDS_MAX = 1
+MESH_ROUNDS_MAX = 3
 
 Step = Callable[[str, Path], None]
 
@@ -48,8 +49,8 @@ class Run:
         """Fill `figures`, a few minutes at full size; says on stderr what it is doing."""
         with tempfile.TemporaryDirectory(prefix="bench-", dir=self._folder) as name:
             self._work = Path(name)
-            if "open" in self._sections:
-                for product in self._opened:
+            for product in self._opened:
+                if "open" in self._sections or (product == OURS and "mesh" in self._sections):
                     job = {"readings": self._sizes_of(product).records_open, "folder": str(self._filled(product))}
                     self._local(product, "build", job)
             for number in range(self._sizes.rounds):
@@ -86,6 +87,7 @@ class Run:
             ("live", self._live, self._nodes, ALL),
             ("idle", self._idle, ours_between, ALL),
             ("frames", self._frames, ours_between, 1),  # its blocks are rounds of their own
+            ("mesh", self._mesh, [name for name in ours_between if name in self._opened], MESH_ROUNDS_MAX),
         )
         for section, step, products, rounds_max in steps:
             if section in self._sections and number < rounds_max:
@@ -134,6 +136,10 @@ class Run:
 
     def _frames(self, product: str, folder: Path) -> None:
         self._add(product, frames.measure_frames(folder, self._sizes.readings, self._sizes.frame_blocks))
+
+    def _mesh(self, product: str, folder: Path) -> None:
+        sizes = self._sizes_of(product)
+        self._add(product, mesh.measure_mesh(folder, self._filled(product), sizes.readings, sizes.live_saves))
 
     def _local(self, product: str, job_name: str, job: dict[str, Any], module: ModuleType = local) -> None:
         """One function of local.py, or of another such module, in a process of its own."""

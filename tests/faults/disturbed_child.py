@@ -8,6 +8,7 @@ other exception ends the process with status 1.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from tests.faults.recorded_child import Child, Node
 IDS = [f"id{number:03}" for number in range(60)]
 SMALL: dict[str, Any] = {"memtable_bytes_max": 1 << 16}
 TRIES_MAX = 4
+_copies = itertools.count()
 
 
 def _back_up(node: Node) -> None:
     """To a folder of its own at each try: the copy of the one before may be there."""
-    node.back_up(f"copy{len(os.listdir(node.child.root))}")
+    node.back_up(f"copy{next(_copies)}")
 
 
 Step = Callable[[Node], None] | None
