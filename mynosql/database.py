@@ -265,13 +265,13 @@ class MyNoSQL:
             node = self._node()
         if type(id) is str:
             hit = node.wholes.young.get(id)
-            whole = node.read_whole(id) if hit is None else hit
+            whole = node.reading.read_whole(id) if hit is None else hit
             if whole is not None:
                 return unpack_whole(whole)
         id_key = pack_id(id)
-        found = node.read(id_key)
-        if found is None or found[1] is None or (node.scope is not None and node.is_doubtful(id_key)):
-            found = node.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)
+        found = node.reading.read(id_key)
+        if found is None or found[1] is None or (node.scope is not None and node.reading.is_doubtful(id_key)):
+            found = node.reading.read_remote(id_key, id, timeout_s=timeout, allow_stale=stale, confirm=confirm)
         leaf, body = found[0], found[1]
         assert body is not None
         try:
@@ -281,14 +281,14 @@ class MyNoSQL:
                 node.folder, None, f"record {id!r} cannot be unpacked: {error}; run 'mynosql check'"
             ) from error
         if type(id) is str and (node.scope is None or is_within(node.scope, id_key)):
-            node.keep_whole(id_key, leaf, pack_whole(id, rec["rev"], body))
+            node.reading.keep_whole(id_key, leaf, pack_whole(id, rec["rev"], body))
         return rec
 
     def readdocs(self, ids: Iterable[Hashable], timeout: float = 5.0) -> list[Record]:
         """The records of these ids in this order; those not held are fetched together. Raises what readdoc raises."""
         wanted = list(ids)
         node = self._node()
-        node.prefetch([pack_id(id) for id in wanted], timeout)
+        node.reading.prefetch([pack_id(id) for id in wanted], timeout)
         deadline = time.monotonic() + timeout
         return [self.readdoc(id, timeout=max(deadline - time.monotonic(), 0.0)) for id in wanted]
 
@@ -332,7 +332,7 @@ class MyNoSQL:
 
     def docinfo(self, id: Hashable) -> DocInfo:
         """What this node knows of an id without asking anyone; never raises for an id that is not there."""
-        return self._node().doc_info(pack_id(id), id)
+        return self._node().reading.doc_info(pack_id(id), id)
 
     def listdocs(self, prefix: str = "", after: Hashable | None = None, limit: int | None = None) -> list[Any]:
         """The ids of all live records the index knows, held here or not, in id order.
@@ -351,7 +351,7 @@ class MyNoSQL:
 
     def _entries(self, low: bytes, high: bytes | None, limit: int | None) -> Iterator[Entry]:
         while limit is None or limit > 0:
-            page = self._node().entries(low, high, LIST_PAGE if limit is None else min(limit, LIST_PAGE))
+            page = self._node().reading.entries(low, high, LIST_PAGE if limit is None else min(limit, LIST_PAGE))
             yield from page
             if len(page) < LIST_PAGE:
                 return
@@ -380,10 +380,10 @@ class MyNoSQL:
         self.deletedoc(id)
 
     def __contains__(self, id: Hashable) -> bool:
-        return self._node().is_live(pack_id(id))
+        return self._node().reading.is_live(pack_id(id))
 
     def __len__(self) -> int:
-        return self._node().count()
+        return self._node().reading.count()
 
     def __bool__(self) -> bool:
         return True  # an open but empty database is not "nothing"
@@ -403,16 +403,16 @@ class MyNoSQL:
         """
         node = self._node()
         id_key = pack_id(id)
-        entry = node.find(id_key)
+        entry = node.reading.find(id_key)
         if entry is None:
             raise RecordNotFound(f"no record {id!r} is known here", id=id)
         losers = conflicts_of(entry.leaves)
-        if any(not leaf.deleted and node.read_leaf(id_key, leaf) is None for leaf in losers):
-            node.fetch_leaves(id_key, timeout)
+        if any(not leaf.deleted and node.reading.read_leaf(id_key, leaf) is None for leaf in losers):
+            node.reading.fetch_leaves(id_key, timeout)
         return [self._conflict(node, id_key, id, leaf) for leaf in losers]
 
     def _conflict(self, node: OpenDatabase, id_key: bytes, id: Hashable, leaf: Leaf) -> Conflict:
-        body = None if leaf.deleted else node.read_leaf(id_key, leaf)
+        body = None if leaf.deleted else node.reading.read_leaf(id_key, leaf)
         rev = rev_string(leaf)
         return Conflict(
             rev=rev, deleted=leaf.deleted, held=leaf.deleted or body is not None,

@@ -146,7 +146,7 @@ class Merger:
             return False
         low, high = all_range()
         if self._scan_low is not None:
-            entries = self._node.entries(max(self._scan_low, low), high, SCAN_PAGE)
+            entries = self._node.reading.entries(max(self._scan_low, low), high, SCAN_PAGE)
             for entry in entries:
                 self._note(entry.id_key, entry.leaves)
             self._scan_low = entries[-1].id_key + b"\0" if len(entries) == SCAN_PAGE else None
@@ -197,7 +197,7 @@ class Merger:
     def _merge(self, id_key: bytes) -> bool:
         """The conflict is merged, gone or left to a person; False: it cannot be worked on yet."""
         node = self._node
-        entry = node.find(id_key)
+        entry = node.reading.find(id_key)
         losers = () if entry is None else conflicts_of(entry.leaves)
         id = unpack_id(id_key)
         calls = [
@@ -206,7 +206,7 @@ class Merger:
         ]
         if entry is None or not losers or not calls:
             return True
-        base = node.read_base(id_key, entry.leaves)  # before anything is fetched: a newer body takes its place
+        base = node.reading.read_base(id_key, entry.leaves)  # before anything is fetched: a newer body takes its place
         leaves = (entry.winner, *losers)
         bodies = self._bodies(id_key, leaves)
         if bodies is None:
@@ -229,12 +229,12 @@ class Merger:
     def _bodies(self, id_key: bytes, leaves: Leaves) -> list[bytes] | None:
         """The bodies of these leaves, fetched if they are not here; None: not to be had now."""
         for is_last in (False, True):
-            bodies = [self._node.read_leaf(id_key, leaf) for leaf in leaves]
+            bodies = [self._node.reading.read_leaf(id_key, leaf) for leaf in leaves]
             found = [body for body in bodies if body is not None]
             if len(found) == len(leaves):
                 return found
             if not is_last:
-                self._node.fetch_leaves(id_key, FETCH_S)
+                self._node.reading.fetch_leaves(id_key, FETCH_S)
         return None
 
     def _save(self, id_key: bytes, packed: bytes, seen: Leaves) -> bool:

@@ -9,68 +9,40 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any
 
 from mynosql.address import parse_address
 from mynosql.bridge import Bridge
+from mynosql.damage import mended
 from mynosql.errors import (
     MyNoSQLError,
     NotOpen,
     OptionInvalid,
-    RecordNotFound,
-    RecordUnavailable,
     StorageCorrupt,
 )
 from mynosql.ledger import Ledger, Save
 from mynosql.options import OpenOptions, check_mode
 from mynosql.parallel import in_order
+from mynosql.reading import Reading
 from mynosql.record import TimeSortedIds
-from mynosql.replica import Fetch, Replica, World
-from mynosql.revision import conflicts_of, is_in_past, rev_string
-from mynosql.row import Entry, Leaf, Leaves, Row, Version
+from mynosql.replica import Replica, World
+from mynosql.row import Entry, Leaf, Leaves, Row
 from mynosql.scope import Scope, check_scope
 from mynosql.store.folder import Folder
 from mynosql.store.opening import open_store
 from mynosql.store.store import Store
 from mynosql.store.types import MEMTABLES_MAX, FeedSlice, StoreOptions
 from mynosql.store.types import CheckReport as StoreReport
-from mynosql.sync.effects import Outcome
 from mynosql.sync.memory import Rejected
-from mynosql.views import CheckReport, DocInfo, Level, Problem, State, SyncStatus
+from mynosql.views import CheckReport, Level, Problem, SyncStatus
 from mynosql.workers import Workers
-
-_REASONS = {
-    Outcome.NOT_HELD: "no mirror that answers holds it",
-    Outcome.UNAVAILABLE: "no mirror is connected",
-    None: None,
-}
 
 PACK_THREADS = 3
 """Two keep up with a writer that never pauses on two cores; a third while one of them waits for the disk."""
 REWRITE_PAUSE_S = 0.002
 """After each block that is written again: about as long as the block took."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _mended(
-    method: Callable[Concatenate[OpenDatabase, P], T]
-) -> Callable[Concatenate[OpenDatabase, P], T]:
-    """Once more, when damage that the call met was given up since others have what it took."""
-
-    @wraps(method)
-    def call(self: OpenDatabase, /, *arguments: P.args, **options: P.kwargs) -> T:
-        try:
-            return method(self, *arguments, **options)
-        except StorageCorrupt as error:
-            if not self.mend(error):
-                raise
-            return method(self, *arguments, **options)
-
-    return call
 
 
 def wall_ms() -> int:
@@ -130,6 +102,9 @@ class OpenDatabase:
         if options.scope is not None:
             self.set_scope(check_scope(options.scope))
         self._bridge = Bridge(self.replica, self.workers, options, self.folder, answer)
+        self.reading = Reading(
+            self.replica, self.workers, mend=self.mend, wake=self._bridge.wake, is_closed=lambda: self._is_closed
+        )
         self.workers.start()
         self._closers.append(self.workers.stop)
         self._bridge.start()
@@ -230,7 +205,7 @@ class OpenDatabase:
                 leaf = self._ledger.save_new(id_key, body, wall_ms()) if given is None else None
                 if leaf is None:
                     leaf = self._ledger.save(Save(id_key, given, body), branch=branch, now_ms=wall_ms())
-            except StorageCorrupt as error:  # not by @_mended: a call more for each save
+            except StorageCorrupt as error:  # not by @mended: a call more for each save
                 if not self.mend(error):
                     raise
                 leaf = self._ledger.save(Save(id_key, given, body), branch=branch, now_ms=wall_ms())
@@ -239,7 +214,7 @@ class OpenDatabase:
             self._after_write()
         return leaf
 
-    @_mended
+    @mended
     def save_many(self, saves: Sequence[Save]) -> list[Leaf]:
         with self.lock:
             if self._trimmer.refusal is not None:
@@ -249,14 +224,14 @@ class OpenDatabase:
         self._after_write()
         return leaves
 
-    @_mended
+    @mended
     def delete(self, id_key: bytes, given: str | None) -> None:
         with self.lock:
             self._ledger.delete(id_key, given=given, now_ms=wall_ms())
             self.workers.on_written()
         self._after_write()
 
-    @_mended
+    @mended
     def resolve(self, id_key: bytes, body: bytes) -> Leaf:
         with self.lock:
             leaf = self._ledger.resolve(id_key, body, now_ms=wall_ms())
@@ -264,7 +239,7 @@ class OpenDatabase:
         self._after_write()
         return leaf
 
-    @_mended
+    @mended
     def merge(self, id_key: bytes, body: bytes, seen: Leaves) -> Leaf | None:
         """As resolve, if the leaves are still those seen; None: they are not."""
         with self.lock:
@@ -290,186 +265,6 @@ class OpenDatabase:
             self.workers.on_written()
         self._bridge.wake()
         return True
-
-    # Reading
-
-    @_mended
-    def find(self, id_key: bytes) -> Entry | None:
-        with self.lock:
-            return self.store.find(id_key)
-
-    def is_live(self, id_key: bytes) -> bool:
-        entry = self.find(id_key)
-        return entry is not None and entry.is_live and not self._is_hidden(entry)
-
-    def _is_hidden(self, entry: Entry) -> bool:
-        scoping = self.replica.scoping
-        return scoping.is_hiding and scoping.is_hidden(entry)
-
-    @_mended
-    def is_doubtful(self, id_key: bytes) -> bool:
-        """Outside of the scope nobody tells us of newer revisions: what is held here may be old. Not what is owed."""
-        with self.lock:
-            entry = self.store.find(id_key)
-            is_pending = entry is not None and self.replica.is_pending(entry)
-            return self.replica.scoping.is_outside(id_key) and not is_pending
-
-    def count(self) -> int:
-        """Live records that the index knows."""
-        if self.replica.node.scope is None:
-            return self.store.counters.records
-        with self.lock:
-            return self.store.counters.records - self.replica.scoping.count_hidden()
-
-    @_mended
-    def read(self, id_key: bytes) -> tuple[Leaf, bytes | None] | None:
-        """The winner here and its packed body; body None: not held, or a tombstone. None: the id is not known."""
-        with self.lock:
-            found = self.store.read(id_key)
-        return None if found is None else (found[0].leaves[0], found[1])
-
-    def read_whole(self, id: str) -> bytes | None:
-        """The record as keep_whole was given it, if it has not changed since."""
-        with self.lock:
-            return self.store.wholes.find(id)
-
-    def keep_whole(self, id_key: bytes, leaf: Leaf, whole: bytes | None) -> None:
-        """A record is kept as its readers want it, packed with id and rev; None: it cannot be."""
-        if whole is not None:
-            with self.lock:
-                self.store.keep_whole(id_key, leaf, whole)
-
-    @_mended
-    def read_remote(
-        self, id_key: bytes, id: Hashable, *, timeout_s: float, allow_stale: bool, confirm: bool
-    ) -> tuple[Leaf, bytes]:
-        """The newest revision of a record that is not held fresh: from a mirror, else the stale one held here."""
-        with self.lock:
-            entry = self.store.find(id_key)
-            is_outside = self.replica.scoping.is_outside(id_key)
-            if is_outside and entry is not None and self.replica.scoping.is_hidden(entry):
-                entry = None
-            if entry is not None and entry.winner.deleted and not is_outside:
-                raise RecordNotFound(f"record {id!r} was deleted", id=id)
-            is_known_absent = entry is None and not is_outside and self.replica.is_index_complete
-            if is_known_absent and not (confirm and self.replica.has_live_mirror):
-                raise RecordNotFound(f"no record {id!r} exists", id=id)
-            reason = "no mirror is connected"
-            if self.replica.has_live_mirror and timeout_s > 0:
-                fetch = self._fetch(id_key, timeout_s, confirm)
-                if fetch.is_absent and self.store.find(id_key) is None:
-                    raise RecordNotFound(f"no record {id!r} exists, says the mirror", id=id)
-                reason = _REASONS.get(fetch.outcome) or f"no mirror delivered it within {timeout_s:g} s"
-            else:
-                fetch = None
-            found = self.store.read(id_key)
-            is_sure = not is_outside or (fetch is not None and fetch.outcome is Outcome.FOUND)
-            if found is not None and found[1] is not None and (is_sure or allow_stale):
-                return found[0].leaves[0], found[1]
-            if fetch is not None and fetch.row is not None and fetch.row.bodies[0] is not None:
-                # The index has moved on since, but this is at least as new as what it said when the read began.
-                return fetch.row.leaves[0], fetch.row.bodies[0]
-            if found is not None and found[0].winner.deleted:
-                raise RecordNotFound(f"record {id!r} was deleted", id=id)
-            if allow_stale and found is not None and found[0].stale is not None:
-                body = self.store.read_stale(id_key)
-                if body is not None:
-                    return found[0].stale, body
-        known = "exists, but is not held here" if entry is not None else "is not known to an index that is not complete"
-        if is_outside:
-            known = "is outside of the index scope"
-        raise RecordUnavailable(f"record {id!r} {known}: {reason}", id=id)
-
-    def _fetch(self, id_key: bytes, timeout_s: float, confirm: bool) -> Fetch:
-        (fetch,) = self.replica.fetch([id_key], timeout_s, confirm, time.monotonic())
-        self._bridge.wake()
-        if not self.workers.wait(lambda: fetch.is_done or self._is_closed, timeout_s) or not fetch.is_done:
-            self.replica.cancel_fetch(fetch)
-        return fetch
-
-    def prefetch(self, id_keys: Sequence[bytes], timeout_s: float) -> None:
-        """Fetches at once what is not held of these, so that single reads find it here; failures are left to them."""
-        with self.lock:
-            if not self.replica.has_live_mirror or timeout_s <= 0:
-                return
-            wanted = []
-            for id_key in id_keys:
-                entry = self.store.find(id_key)
-                if entry is not None and entry.is_live and not entry.is_fresh:
-                    wanted.append(id_key)
-            if not wanted:
-                return
-            fetches = self.replica.fetch(wanted, timeout_s, False, time.monotonic())
-            self._bridge.wake()
-            if not self.workers.wait(lambda: all(fetch.is_done for fetch in fetches), timeout_s):
-                for fetch in fetches:
-                    self.replica.cancel_fetch(fetch)
-
-    def fetch_leaves(self, id_key: bytes, timeout_s: float) -> None:
-        """Bodies of all leaves of this id are asked for; returns when they came or the time is over."""
-        with self.lock:
-            if self.replica.has_live_mirror and timeout_s > 0:
-                self._fetch(id_key, timeout_s, False)
-
-    @_mended
-    def read_leaf(self, id_key: bytes, leaf: Leaf) -> bytes | None:
-        """The packed body of one leaf if it is held here."""
-        with self.lock:
-            entry = self.store.find(id_key)
-            if entry is None or leaf not in entry.leaves:
-                return None
-            return self.store.read_body(id_key, entry.leaves.index(leaf))
-
-    def read_base(self, id_key: bytes, leaves: Leaves) -> tuple[Leaf, bytes] | None:
-        """The newest revision from which all these leaves descend and whose body is still here."""
-
-        def is_base(found: Leaf) -> bool:
-            version = Version(found.hlc, found.node)
-            return found not in leaves and not found.deleted and all(is_in_past(version, leaf) for leaf in leaves)
-
-        with self.lock:
-            return self.store.read_superseded(id_key, is_base)
-
-    def entries(self, low: bytes, high: bytes | None, limit: int) -> list[Entry]:
-        """The first `limit` live ones that are not hidden; fewer: these were the last."""
-        with self.lock:
-            entries = self.store.entries(low, high, live_only=True, limit=limit)
-            if not self.replica.scoping.is_hiding:
-                return entries
-            shown: list[Entry] = []
-            while entries:
-                shown += [entry for entry in entries if not self.replica.scoping.is_hidden(entry)]
-                if len(shown) >= limit or len(entries) < limit:
-                    break
-                entries = self.store.entries(entries[-1].id_key + b"\0", high, live_only=True, limit=limit)
-            return shown[:limit]
-
-    @_mended
-    def doc_info(self, id_key: bytes, id: Hashable) -> DocInfo:
-        with self.lock:
-            entry = self.store.find(id_key)
-            as_of = self.replica.as_of
-            is_outside = self.replica.scoping.is_outside(id_key)
-            if entry is None or (is_outside and self.replica.scoping.is_hidden(entry)):
-                is_absent = self.replica.is_index_complete and not is_outside
-                return DocInfo(id=id, state="absent" if is_absent else "unknown", as_of=as_of)
-            winner = entry.winner
-            held = winner if entry.is_fresh and not winner.deleted else entry.stale
-            state: State
-            if self.replica.is_pending(entry):
-                state = "pending"
-            elif is_outside:
-                state = "unknown"
-            elif winner.deleted:
-                state = "deleted"
-            elif entry.is_fresh:
-                state = "fresh"
-            else:
-                state = "stale" if entry.stale is not None else "remote"
-            return DocInfo(
-                id=id, state=state, rev=rev_string(winner), held_rev=rev_string(held) if held else None,
-                size=winner.size, conflicts=len(conflicts_of(entry.leaves)), as_of=as_of,
-            )
 
     # The feed and the outbox
 
@@ -516,7 +311,7 @@ class OpenDatabase:
             self.workers.wait(lambda: is_new(self.replica.rejected_seqs) or is_over() or self._is_closed, None)
             return tuple(self.replica.rejected_seqs), self.replica.rejections()
 
-    @_mended
+    @mended
     def evict(self, id_key: bytes) -> bool:
         with self.lock:
             self.workers.check()
@@ -543,7 +338,7 @@ class OpenDatabase:
             self._trimmer.pin_all(prefix, is_pinned=is_pinned)
             self.workers.on_written()
 
-    @_mended
+    @mended
     def retry(self, id_key: bytes) -> bool:
         """A record that was refused is owed once more; False: no such record is known here."""
         with self.lock:

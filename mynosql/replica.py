@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from mynosql.address import Address
 from mynosql.clock import HybridClock
+from mynosql.damage import Damage
 from mynosql.errors import (
     MyNoSQLError,
     OptionInvalid,
@@ -24,11 +25,10 @@ from mynosql.errors import (
     StorageFailed,
     StorageFull,
 )
-from mynosql.idkey import id_hash
 from mynosql.ledger import Ledger
-from mynosql.revision import entry_digest
+from mynosql.lookups import Lookup, look_up
 from mynosql.row import Entry, Row, Version
-from mynosql.scope import Scope, covers, is_within
+from mynosql.scope import Scope, covers
 from mynosql.scoping import Scoping
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
@@ -36,8 +36,8 @@ from mynosql.sync.memory import Rejected
 from mynosql.sync.messages import Entries, Message, Pull
 from mynosql.sync.node import Node, NodeConfig, Wanted
 from mynosql.sync.options import SyncOptions
-from mynosql.sync.reconciling import Answer, Item, Sum
 from mynosql.trimming import Trimmer
+from mynosql.troubles import Troubles
 from mynosql.views import Level, SyncStatus
 
 INDEX_NOTE = "index"
@@ -51,12 +51,8 @@ ACKS_NOTE = "acks"
 COMPLETE_NOTE = "complete"
 """Wall clock (ms, decimal) at which the index was last known complete; written when it first is, and at close."""
 
-SCOPED_SLICES_MAX = 4
-"""Slices of the feed that are looked through for one Pull with prefixes before an answer without rows leaves."""
-REFUSED_LINKS_MAX = 256
 DISK_RETRY_S = 1.0
 """What a full disk refused is tried again this often: nothing else need be due."""
-MEND_REST_S = 1.0
 LONG_WORK_ROWS = 64
 """Applying more rows takes a millisecond and more: the next Pull must not wait for it."""
 
@@ -102,7 +98,7 @@ class Replica:
         """is_mirror, acks: as remembered when None. acks: see options.OpenOptions."""
         self.store = store
         self._world = world
-        self.last_error: str | None = None
+        self._troubles = Troubles()
         self.bytes_sent = 0
         self.bytes_received = 0
         notes: dict[str, bytes] = {}
@@ -129,15 +125,7 @@ class Replica:
         """Notes that a full disk refused, tried again at every step and with the next note."""
         self._is_renewal_due = False
         self._stepped_at = float("-inf")
-        self._given_up: list[bytes] = []
-        """Ids whose bodies damage took; the node is to be told."""
-        self._has_lost_rows = False
-        """Damage took rows: nobody here knows which."""
-        self._mend_after = float("-inf")
-        self._refused: dict[fx.Link, str] = {}
-        """What was shown of connections that were refused; forgotten when that is over."""
-        self._ending: fx.Link | None = None
-        """Whose attempt was just refused: its end follows."""
+        self._damage = Damage(store, self.is_pending)
         self._next_request = 1
         self._told_durable = store.durable_seq
         self.node = Node(
@@ -167,6 +155,11 @@ class Replica:
         self.store.finish(job)
 
     # What the face asks
+
+    @property
+    def last_error(self) -> str | None:
+        """What went wrong last in the background and is not known to be over."""
+        return self._troubles.last_error
 
     @property
     def index_id(self) -> bytes:
@@ -378,18 +371,15 @@ class Replica:
         if not self.store.is_damaged or not self._has_others:
             return False
         try:
-            mended = self.store.mend(self.is_pending)
+            mended = self._damage.mend(now)
         except StorageError as failed:
             self.on_failure(failed)
-            mended = None
+            return False
         if mended is None:
-            self._mend_after = now + MEND_REST_S
             return False
         if error is not None:
             self.on_failure(error)
-        self._given_up += mended.id_keys
         if mended.rows_dropped:
-            self._has_lost_rows = True
             self._as_of_ms = None  # an id that is unknown now may exist
             self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=b""))
         self.on_work()
@@ -397,8 +387,7 @@ class Replica:
 
     def tell_damage(self, now: float) -> None:
         """The node hears what was given up."""
-        given_up, self._given_up = self._given_up, []
-        has_lost_rows, self._has_lost_rows = self._has_lost_rows, False
+        given_up, has_lost_rows = self._damage.take()
         if given_up or has_lost_rows:
             self._perform(self.node.on_damage(given_up, now, has_lost_rows=has_lost_rows), now)
 
@@ -436,25 +425,14 @@ class Replica:
 
         on_link_down follows, for the same attempt.
         """
-        self.on_failure(error)
-        self._ending = link
-        self._refused[link] = self.last_error or ""
-        while len(self._refused) > REFUSED_LINKS_MAX:
-            del self._refused[next(iter(self._refused))]
+        self._troubles.on_refused(link, error)
 
     def on_link_up(self, link: fx.Link, now: float) -> None:
-        self._end_refusal(link)
+        self._troubles.forget(link)
         self._perform(self.node.on_link_up(link, now), now)
 
-    def _end_refusal(self, link: fx.Link) -> None:
-        """What was refused there is so no longer, or not known to be, or nobody wants it any more."""
-        if self._refused.pop(link, "") == self.last_error:
-            self.last_error = None
-
     def on_link_down(self, link: fx.Link, now: float) -> None:
-        if link != self._ending:
-            self._end_refusal(link)
-        self._ending = None
+        self._troubles.on_down(link)
         self._perform(self.node.on_link_down(link, now), now)
 
     def on_durable(self, now: float) -> None:
@@ -466,7 +444,7 @@ class Replica:
 
     def on_failure(self, error: BaseException) -> None:
         """Something failed in the background; syncstatus shows it."""
-        self.last_error = f"{type(error).__name__}: {error}"
+        self._troubles.on_failure(error)
 
     def step(self, now: float) -> None:
         """What is due is done."""
@@ -475,7 +453,7 @@ class Replica:
             self._write_notes(self._unwritten)
         if self._is_renewal_due:
             self._perform(self._renew(now), now)
-        if self.store.is_damaged and now >= self._mend_after:
+        if self._damage.is_due(now):
             self.mend(None, now)
         self.tell_damage(now)
         self._perform(self.node.step(now), now)
@@ -487,10 +465,9 @@ class Replica:
         dues = [] if due is None else [due]
         if self._unwritten or self._is_renewal_due:
             dues.append(self._stepped_at + DISK_RETRY_S)
-        if self._given_up or self._has_lost_rows:
-            dues.append(now)
-        elif self.store.is_damaged and self._has_others:
-            dues.append(max(now, self._mend_after))
+        mend_due = self._damage.next_due(now, has_others=self._has_others)
+        if mend_due is not None:
+            dues.append(mend_due)
         return min(dues, default=None)
 
     # The gate
@@ -528,7 +505,7 @@ class Replica:
                 self._outgoing.append((self._gate(effect.message), effect))
             elif isinstance(effect, fx.Dial | fx.HangUp | fx.Subscribe | fx.Unsubscribe):
                 if isinstance(effect, fx.HangUp):
-                    self._end_refusal(effect.link)
+                    self._troubles.forget(effect.link)
                 self._outgoing.append((0, effect))
             elif isinstance(effect, fx.SetNote):
                 self._set_note(effect)
@@ -551,14 +528,7 @@ class Replica:
                 if isinstance(effect, fx.Apply) and self.node.rejected:
                     todo.extend(self._settle_replaced(effect.rows, now))
 
-    def _result_of(
-        self,
-        effect: (
-            fx.Apply | fx.ReadFeed | fx.ReadBodies | fx.ReadPiece | fx.ReadMissing | fx.ReadOffers | fx.CompareOffers
-            | fx.ReadSums | fx.ReadHashes
-        ),
-        now: float, *, is_again: bool = False,
-    ) -> fx.Result:
+    def _result_of(self, effect: fx.Apply | Lookup, now: float, *, is_again: bool = False) -> fx.Result:
         try:
             if isinstance(effect, fx.Apply):
                 # With what a full disk refused: a cursor must not be kept where the scope that it counts is not.
@@ -568,26 +538,13 @@ class Replica:
                 )
                 self._unwritten = {}
                 return applied
-            if isinstance(effect, fx.ReadFeed):
-                feed = self._read_feed(effect)
-                if not is_again and self.store.is_damaged and now >= self._mend_after and self.mend(None, now):
-                    feed = self._read_feed(effect)  # with the entries of a block that was stepped over
-                return feed
-            if isinstance(effect, fx.ReadBodies):
-                return self._read_bodies(effect)
-            if isinstance(effect, fx.ReadPiece):
-                return self._read_piece(effect)
-            if isinstance(effect, fx.ReadMissing):
-                entries = self.store.missing(effect.after_key, effect.limit)
-                return fx.Missing(id_keys=tuple(entry.id_key for entry in entries))
-            if isinstance(effect, fx.ReadOffers):
-                return self._read_offers(effect)
-            if isinstance(effect, fx.ReadSums):
-                return self._read_sums(effect)
-            if isinstance(effect, fx.ReadHashes):
-                found = self.store.find_hashes([_signed(id_hash) for id_hash in effect.id_hashes])
-                return fx.Held(rows=tuple(map(_bare, map(found.get, map(_signed, effect.id_hashes)))))
-            return self._compare_offers(effect)
+            result = look_up(self.store, effect)
+            if isinstance(effect, fx.ReadFeed) and not is_again and self._damage.is_due(now):
+                if self.mend(None, now):
+                    result = look_up(self.store, effect)  # with the entries of a block that was stepped over
+            elif isinstance(effect, fx.ReadSums) and effect.is_urgent and not self.store.has_sums():
+                self.on_work()  # which counts them
+            return result
         except StorageCorrupt as error:
             if not is_again and self.mend(error, now):
                 return self._result_of(effect, now, is_again=True)
@@ -610,92 +567,6 @@ class Replica:
             and (seq not in current or set(current[seq][0].leaves).issubset(applied[rejected.id_key]))
         }
         return [effect for id_key in replaced for effect in self.node.settle_rejected(id_key, now)]
-
-    def _read_feed(self, effect: fx.ReadFeed) -> fx.Feed:
-        """With prefixes a few slices are looked through, not all at once: nobody else is served meanwhile."""
-        after, slices = effect.after, SCOPED_SLICES_MAX if effect.prefixes else 1
-        while True:
-            piece = self.store.feed(
-                after, until_seq=effect.until, bytes_max=effect.bytes_max, bodies=effect.body_bytes_max > 0,
-                body_bytes_max=effect.body_bytes_max, owed_only=effect.owed_only,
-            )
-            rows = piece.rows
-            if effect.prefixes:
-                rows = tuple(row for row in rows if is_within(effect.prefixes, row.id_key))
-            after, slices = piece.last_seq, slices - 1
-            if rows or not piece.more or not slices:
-                return fx.Feed(rows=rows, last=piece.last_seq, more=piece.more)
-
-    def _read_bodies(self, effect: fx.ReadBodies) -> fx.Held:
-        rows: list[fx.HeldRow | None] = []
-        spent = 0
-        for id_key in effect.id_keys:
-            entry = self.store.find(id_key)
-            if entry is None:
-                rows.append(None)
-                continue
-            bodies: list[bytes | None] = []
-            for position, leaf in enumerate(entry.leaves):
-                is_wanted = not leaf.deleted and leaf.size <= effect.body_bytes_max and entry.held >> position & 1
-                body = self.store.read_body(id_key, position) if is_wanted else None
-                spent += len(body or b"")
-                bodies.append(body)
-            rows.append(fx.HeldRow(Row(id_key, entry.leaves, tuple(bodies), entry.seq), entry.held))
-            if spent >= effect.bytes_max:
-                break
-        return fx.Held(rows=tuple(rows))
-
-    def _read_piece(self, effect: fx.ReadPiece) -> fx.Stretch:
-        entry = self.store.find(effect.id_key)
-        if entry is not None:
-            for position, leaf in enumerate(entry.leaves):
-                if leaf.hlc == effect.version.hlc and leaf.node == effect.version.node and entry.held >> position & 1:
-                    data = self.store.read_piece(effect.id_key, position, effect.offset, effect.length)
-                    return fx.Stretch(data=data)
-        return fx.Stretch(data=None)
-
-    def _read_offers(self, effect: fx.ReadOffers) -> fx.Offers:
-        """Reads page by page until `limit` entries are worth offering: fewer means that these were the last."""
-        offers: list[fx.Offered] = []
-        low = effect.after_key + b"\0" if effect.after_key else b""
-        while len(offers) < effect.limit:
-            entries = self.store.entries(low, None, live_only=False, limit=effect.limit)
-            for entry in entries:
-                low = entry.id_key + b"\0"
-                if entry.held and (entry.seq <= effect.until_seq or not entry.owed):
-                    digest = entry_digest(entry.id_key, entry.leaves)[:8]
-                    offers.append(fx.Offered(entry.id_key, id_hash(entry.id_key), digest))
-                    if len(offers) == effect.limit:
-                        break
-            if len(entries) < effect.limit:
-                break
-        return fx.Offers(offers=tuple(offers))
-
-    def _compare_offers(self, effect: fx.CompareOffers) -> fx.Compared:
-        found = self.store.find_hashes([offered for offered, _ in effect.offers])
-        wanted = []
-        for position, (offered, digest) in enumerate(effect.offers):
-            entry = found.get(offered)
-            is_whole = entry is not None and entry.held == (1 << len(entry.leaves)) - 1
-            if entry is None or not is_whole or entry_digest(entry.id_key, entry.leaves)[:8] != digest:
-                wanted.append(position)
-        return fx.Compared(wanted=tuple(wanted))
-
-    def _read_sums(self, effect: fx.ReadSums) -> fx.Sums:
-        store, (sums, lists) = self.store, effect.question
-        if not store.has_sums(is_urgent=effect.is_urgent):
-            if effect.is_urgent:
-                self.on_work()
-            return fx.Sums(answer=None, head=store.head_seq)
-        keys: dict[Item, bytes] = {}
-        listed = []
-        for part in lists:
-            found = {Item(_unsigned(key.id_hash), key.digest[:8]): key.id_key for key in store.items_of(*part)}
-            keys.update(found)
-            listed.append(list(found))
-        return fx.Sums(
-            answer=Answer([Sum(*store.sum_of(*part)) for part in sums], listed), head=store.head_seq, keys=keys
-        )
 
     def _set_note(self, effect: fx.SetNote) -> None:
         self._write_notes({**self._unwritten, effect.key: effect.value})
@@ -746,20 +617,6 @@ class Replica:
             self._as_of_ms = self._world.wall_ms()
             if is_first:
                 self._set_note(fx.SetNote(key=COMPLETE_NOTE, value=str(self._as_of_ms).encode()))
-
-
-def _bare(entry: Entry | None) -> fx.HeldRow | None:
-    if entry is None:
-        return None
-    return fx.HeldRow(Row(entry.id_key, entry.leaves, (None,) * len(entry.leaves), entry.seq), entry.held)
-
-
-def _unsigned(id_hash: int) -> int:
-    return id_hash & (1 << 64) - 1
-
-
-def _signed(id_hash: int) -> int:
-    return id_hash - (1 << 64) if id_hash >> 63 else id_hash
 
 
 def _owner_note(node: int) -> bytes:

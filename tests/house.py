@@ -24,12 +24,12 @@ FLOORS = {
         ), 0,
     ),
     **dict.fromkeys(("store", "sync"), 1),
-    **dict.fromkeys(("ledger", "replica", "scoping", "trimming"), 2),
+    **dict.fromkeys(("damage", "ledger", "lookups", "replica", "scoping", "trimming", "troubles"), 2),
     "net": 3,
     **dict.fromkeys(
         (
             "backup", "bridge", "control", "database", "exporting", "feed", "memory", "merging", "opened", "parallel",
-            "rejecting", "repairing", "sharing", "workers",
+            "reading", "rejecting", "repairing", "sharing", "workers",
         ), 4,
     ),
     **dict.fromkeys(("cli", "__main__"), 5),

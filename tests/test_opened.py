@@ -10,10 +10,8 @@ import pytest
 
 import mynosql
 from mynosql.errors import DatabaseLocked, ListenFailed
-from mynosql.idkey import pack_id
 from mynosql.opened import OpenDatabase
 from mynosql.options import OpenOptions
-from tests.waiting import wait_until
 
 
 def opened(folder: Path, **options: Any) -> OpenDatabase:
@@ -97,34 +95,3 @@ def test_waiting_for_a_change_is_over_with_the_change_the_time_or_the_closing(db
     assert node.wait_change(head, None, lambda: False) is True
     db.closedb()
     assert node.wait_change(head, None, lambda: False) is False
-
-
-def test_a_kept_record_is_dropped_when_it_is_no_longer_the_winner(db: Any) -> None:
-    node, id_key = db._open, pack_id("a")
-    first = db.savedoc({"id": "a", "n": 1})
-    leaf = node.find(id_key).winner
-    db.savedoc({**first, "n": 2})
-    node.keep_whole(id_key, leaf, b"made from the first revision")
-    assert node.read_whole(id_key) is None
-    node.keep_whole(id_key, node.find(id_key).winner, None)
-    assert node.read_whole(id_key) is None
-
-
-def test_the_body_of_a_leaf_that_is_gone_is_none(db: Any) -> None:
-    node, id_key = db._open, pack_id("a")
-    first = db.savedoc({"id": "a", "n": 1})
-    leaf = node.find(id_key).winner
-    assert node.read_leaf(id_key, leaf) is not None
-    db.savedoc({**first, "n": 2})
-    assert node.read_leaf(id_key, leaf) is None
-    assert node.read_leaf(pack_id("never"), leaf) is None
-
-
-def test_once_no_mirror_answers_a_read_never_waits(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    db.addpeer("http://127.0.0.1:1")
-    wait_until(lambda: not db._open.replica.has_live_mirror, 20, "the first dial failed")
-    with monkeypatch.context() as patched:
-        patched.setattr(db._open.workers, "wait", lambda *_: pytest.fail("it waited"))
-        with pytest.raises(mynosql.RecordUnavailable, match="no mirror is connected"):
-            db.readdoc("a", timeout=60)
-    assert db.docinfo("a").state == "unknown"

@@ -9,9 +9,8 @@ import pytest
 
 from mynosql.address import Address
 from mynosql.errors import PeerError, StorageError, StorageFailed, StorageFull
-from mynosql.idkey import pack_id
 from mynosql.ledger import Save
-from mynosql.replica import COMPLETE_NOTE, DISK_RETRY_S, INDEX_NOTE, MODE_NOTE, REFUSED_LINKS_MAX, Replica, World
+from mynosql.replica import COMPLETE_NOTE, DISK_RETRY_S, INDEX_NOTE, MODE_NOTE, Replica, World
 from mynosql.row import Version
 from mynosql.store.store import Store
 from mynosql.sync import effects as fx
@@ -231,53 +230,6 @@ def test_a_note_that_a_full_disk_refused_is_written_once_there_is_room(made: Mad
     written = made.store.written
     made.perform()
     assert made.store.written == written, "and only once"
-
-
-def test_the_feed_is_read_by_prefixes(made: Made) -> None:
-    made.perform(apply(*(row_of(id, 1) for id in ("x/1", "y/1", "z/1"))))
-    for prefixes, expected in (((), ["x/1", "y/1", "z/1"]), (("y/",), ["y/1"]), (("x/", "z/"), ["x/1", "z/1"])):
-        made.perform(
-            fx.ReadFeed(token=2, after=0, until=9, bytes_max=1 << 20, body_bytes_max=0, prefixes=prefixes)
-        )
-        feed = made.node.results[-1]
-        assert isinstance(feed, fx.Feed)
-        assert [row.id_key for row in feed.rows] == [pack_id(id) for id in expected]
-        assert (feed.last, feed.more) == (3, False)
-
-
-def test_bodies_are_read_up_to_their_size_and_what_is_left_out_is_still_said_to_be_held(made: Made) -> None:
-    row = row_of("a", "x" * 100)
-    made.perform(apply(row, remote_row("b", 1)))
-    for limit, body in ((1 << 20, row.bodies[0]), (10, None)):
-        id_keys = (key("a"), key("b"), key("no"))
-        made.perform(fx.ReadBodies(token=2, id_keys=id_keys, body_bytes_max=limit, bytes_max=999))
-        held = made.node.results[-1]
-        assert isinstance(held, fx.Held)
-        a, b, absent = held.rows
-        assert a is not None
-        assert b is not None
-        assert (a.row.bodies, a.held, b.row.bodies, b.held, absent) == ((body,), 1, (None,), 0, None)
-
-
-def test_a_piece_of_a_body_is_read_by_its_version(made: Made) -> None:
-    row = row_of("a", "x" * 100)
-    made.perform(apply(row))
-    body = row.bodies[0]
-    assert body is not None
-    for version, data in ((Version(*row.leaves[0][1:3]), body[5:15]), (Version(1, 1), None)):
-        made.perform(fx.ReadPiece(token=2, id_key=key("a"), version=version, offset=5, length=10))
-        assert made.node.results[-1] == fx.Stretch(data=data)
-
-
-def test_offers_name_what_is_held_and_comparing_finds_what_is_lacked(made: Made) -> None:
-    made.perform(apply(row_of("a", 1), row_of("b", 1), remote_row("c", 1)))
-    made.perform(fx.ReadOffers(token=2, after_key=b"", limit=10, until_seq=100))
-    offers = made.node.results[-1]
-    assert isinstance(offers, fx.Offers)
-    assert [offer.id_key for offer in offers.offers] == [key("a"), key("b")]
-    a, b = ((offer.id_hash, offer.digest) for offer in offers.offers)
-    made.perform(fx.CompareOffers(token=3, offers=(a, (b[0], bytes(8)), (12345, bytes(8)))))
-    assert made.node.results[-1] == fx.Compared(wanted=(1, 2))
 
 
 # Fetches
@@ -560,12 +512,6 @@ def test_what_was_said_of_a_connection_is_forgotten_when_nobody_wants_it(made: M
     made.perform(fx.HangUp(link=link))
 
     assert made.replica.last_error is None
-
-
-def test_what_is_remembered_of_connections_is_bounded(made: Made) -> None:
-    for port in range(1, REFUSED_LINKS_MAX + 50):
-        made.replica.on_refused(fx.Link.dial(Address("host", port)), PeerError("no"))
-    assert len(made.replica._refused) == REFUSED_LINKS_MAX
 
 
 def test_a_version_of_ours_that_we_never_had_is_told_to_the_node(made: Made) -> None:
