@@ -12,7 +12,7 @@ import pytest
 
 import mynosql
 from mynosql import merging
-from mynosql.opened import OpenDatabase
+from mynosql.reading import Reading
 from mynosql.row import Leaves
 from mynosql.turns import merge_delay_s
 from tests.mesh import wait_connected, wait_equal
@@ -415,13 +415,13 @@ def test_a_peer_fetches_the_bodies_that_it_merges_and_waits_for_them_offline(
         peer.delpeer(known)
     wait_until(lambda: peer.syncstatus().mirror is None, 10, "the peer is offline")
     tried = threading.Event()
-    fetch_leaves = OpenDatabase.fetch_leaves
+    fetch_leaves = Reading.fetch_leaves
 
     def try_to_fetch(*arguments: Any) -> None:
         fetch_leaves(*arguments)
         tried.set()
 
-    monkeypatch.setattr(OpenDatabase, "fetch_leaves", try_to_fetch)
+    monkeypatch.setattr(Reading, "fetch_leaves", try_to_fetch)
     calls = Calls()
     peer.onconflict(calls)
     assert tried.wait(10)
