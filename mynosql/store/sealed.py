@@ -18,7 +18,7 @@ from mynosql.store.cache import Cache, memory_of
 from mynosql.store.files import Files
 from mynosql.store.filter import Filter
 from mynosql.store.index import Index, Segment, short_hash
-from mynosql.store.shard import BlockHead, Bodies
+from mynosql.store.shard import BlockHead, Bodies, HeadBytes
 from mynosql.store.types import Problem, StoreOptions
 
 FIRST_KEYS_BYTES_MAX = 2 << 20
@@ -54,7 +54,9 @@ class Sealed:
         """Shard files and offsets where damage was met that nobody has dealt with."""
         self.has_dropped = bool(index.note(DROPPED_NOTE))
         """Rows were given up with their block: older rows of their ids may be in older segments."""
-        self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max, memory_of)
+        self._heads: Cache[int, BlockHead] = Cache(options.head_cache_bytes_max // 2, memory_of)
+        self._packed_heads: Cache[int, HeadBytes] = Cache(options.head_cache_bytes_max // 2, memory_of)
+        """Many more of them: what LZMA has of a head takes five times as long to decode again."""
         self._bodies: Cache[int, Bodies] = Cache(options.block_cache_bytes_max, memory_of)
         self.on_read: Callable[[], None] = lambda: None
         """A block was read from the disk."""
@@ -130,8 +132,12 @@ class Sealed:
         """The decoded head of a block, from memory if it was read lately. Raises StorageCorrupt."""
         head = self._heads.find(number)
         if head is None:
-            head = shard.read_head(self.files, self._ref(number))
-            self.on_read()
+            kept = self._packed_heads.find(number)
+            if kept is None:
+                kept = shard.read_head_bytes(self.files, self._ref(number))
+                self.on_read()
+                self._packed_heads.put(number, shard.pack_head(kept))
+            head = shard.decode_head(self.files, kept)
             self._heads.put(number, head)
         return head
 
@@ -232,13 +238,14 @@ class Sealed:
                 self.damaged.add((problem.file, problem.offset))
 
     @property
-    def caches(self) -> tuple[Cache[int, BlockHead], Cache[int, Bodies], Cache[int, bytes]]:
+    def caches(self) -> tuple[Cache[int, BlockHead], Cache[int, HeadBytes], Cache[int, Bodies], Cache[int, bytes]]:
         """What was decoded."""
-        return self._heads, self._bodies, self._first_keys
+        return self._heads, self._packed_heads, self._bodies, self._first_keys
 
     def drop_caches(self) -> None:
         """Nothing decoded is kept in memory."""
         self._heads.clear()
+        self._packed_heads.clear()
         self._bodies.clear()
         self._first_keys.clear()
 

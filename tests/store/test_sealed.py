@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mynosql.errors import StorageCorrupt
@@ -49,6 +51,18 @@ def test_a_block_is_read_once_for_all_its_neighbours(
     for n in range(20):
         assert store.read_body(key(f"id-{n:02d}"), 0) == body_of(str(n) * 400)
     assert len(read) <= 3
+
+
+def test_heads_for_which_there_is_no_room_decoded_are_found_packed(
+    doors: tuple[MemoryFiles, MemoryIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, index = doors
+    store = Store.open(files, index, replace(ONE, entry_cache_count_max=0, head_cache_bytes_max=16_000))
+    ids = [key(f"id-{n:02d}") for n in range(100)]
+    first = [store.find(id_key) for id_key in ids]
+    monkeypatch.setattr(files, "read", lambda *place: pytest.fail(f"read again: {place}"))
+    assert len(store._sealed._heads) < len(store._sealed._packed_heads) == len(store._index.blocks_with_bodies())
+    assert [store.find(id_key) for id_key in ids] == first
 
 
 def test_a_body_that_is_not_what_its_leaf_names_is_never_returned(
