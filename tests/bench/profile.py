@@ -102,7 +102,7 @@ def profile_saving(folder: Path, recs: Sequence[dict[str, Any]]) -> tuple[list[S
             node.store._sealer.fail(mynosql.StorageFailed("profiled"))  # what was written so is not to be sealed
         stages.append(Stage("revision as text", timed(rev_string, leaves)))
     stages += [
-        Stage("the lock, the calls between, the record returned, fsync and sealing beside it", whole - sum(stage.us for stage in stages)),
+        Stage("lock, calls, the record returned, and fsync beside it", whole - sum(stage.us for stage in stages)),
         Stage("savedoc", whole),
     ]
     floors = [
