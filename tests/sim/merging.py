@@ -32,11 +32,12 @@ def merge_function(name: str, *, is_alike: bool) -> Callable[[Hashable, list[dic
 
 
 class MergingProcess:
-    """One process that merges conflicts. Implements what Merger needs of an OpenDatabase."""
+    """One process that merges conflicts. Implements what Merger needs of an OpenDatabase and of its Reading."""
 
     def __init__(self, process: Process, oracle: Oracle, can_save: Callable[[], bool], *, is_alike: bool) -> None:
         self.process = process
         self.oracle = oracle
+        self.reading = self
         self.lock = contextlib.nullcontext()
         self.is_closed = False
         self._can_save = can_save
