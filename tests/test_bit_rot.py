@@ -14,6 +14,7 @@ import pytest
 import mynosql
 from mynosql import RecordNotFound, StorageCorrupt, StorageError
 from mynosql.idkey import unpack_id
+from mynosql.net.ports import find_free_pair
 from tests.mesh import SETTLE_DEADLINE_S, wait_connected
 from tests.rotting import Block, blocks_of, flip
 from tests.waiting import wait_until
@@ -88,13 +89,15 @@ def test_a_mirror_gets_a_damaged_block_again_from_another_mirror(part: str, tmp_
 
 @PARTS
 def test_a_lone_mirror_gets_a_damaged_block_again_from_a_peer(part: str, tmp_path: Path) -> None:
-    with open_mirror(tmp_path / "mirror") as mirror:
-        url = mirror.endpoint
-        with mynosql.opendb("Test", location=tmp_path / "peer", peers=[url]) as peer:
-            recs = filled(peer)
-            assert peer.waitsync(20)
+    listen = f"127.0.0.1:{find_free_pair()}"
+    with (
+        open_mirror(tmp_path / "mirror", listen=listen) as mirror,
+        mynosql.opendb("Test", location=tmp_path / "peer", peers=[mirror.endpoint]) as peer,
+    ):
+        recs = filled(peer)
+        assert peer.waitsync(20)
     hit = damaged(tmp_path / "mirror", part)
-    with open_mirror(tmp_path / "mirror", listen=url.removeprefix("http://")) as mirror:
+    with open_mirror(tmp_path / "mirror", listen=listen) as mirror:
         with mynosql.opendb("Test", location=tmp_path / "peer") as peer:
             wait_connected(peer)
             mirror.checkdb()  # finds it, unless somebody has read there before

@@ -10,6 +10,7 @@ import pytest
 from mynosql.address import parse_address
 from mynosql.bridge import LISTEN_NOTE, _named_host
 from mynosql.errors import AddressInvalid, PeerError, PeerRefused
+from mynosql.net.ports import find_free_pair
 from mynosql.sync import effects as fx
 from mynosql.sync import messages as ms
 from tests.waiting import wait_until
@@ -44,9 +45,7 @@ def test_the_endpoint_is_where_the_node_really_listens(make_db: Callable[..., An
 def test_an_address_that_was_asked_for_is_remembered_and_asked_for_again(
     make_db: Callable[..., Any], tmp_path: Any
 ) -> None:
-    db = make_db(mode="mirror", listen=ANY_PORT)
-    free = db.endpoint.removeprefix("http://")
-    db.closedb()
+    free = f"127.0.0.1:{find_free_pair()}"
     first = make_db("Kept", location=tmp_path / "kept", mode="mirror", listen=free)
     endpoint = first.endpoint
     first.closedb()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mynosql
+from mynosql.net.ports import find_free_pair
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -110,16 +111,14 @@ def test_a_replay_reaches_the_mirror_and_may_be_repeated(tmp_path: Path, reading
 
 
 def test_the_logger_survives_a_missing_mirror_and_being_killed(tmp_path: Path, readings: Path) -> None:
-    with mirror(tmp_path / "m", "Readings") as db:
-        endpoint = db.endpoint
-    assert endpoint is not None
-    folder = ("--folder", tmp_path / "l")
+    listen = f"127.0.0.1:{find_free_pair()}"
+    endpoint, folder = f"http://{listen}", ("--folder", tmp_path / "l")
     offline = run("iot_logger.py", *folder, "--replay", readings, "--count", 200, "--mirror", endpoint, "--wait", 0)
     assert "saved 200, pending 200, no mirror reached" in offline
     with started("iot_logger.py", *folder, "--replay", readings, "--mirror", endpoint, "--report", 10) as logger:
         read_until(logger, "saved 300")
         logger.kill()
-    with mirror(tmp_path / "m", "Readings", endpoint.removeprefix("http://")) as db:
+    with mirror(tmp_path / "m", "Readings", listen) as db:
         said = run("iot_logger.py", *folder, "--replay", readings, "--mirror", endpoint, "--wait", 30)
         assert re.search(r"^[345]\d\d readings here, [345]\d\d pending from before", said)
         assert "saved 500, pending 0" in said
@@ -183,14 +182,15 @@ def test_resources_are_fetched_once_and_again_only_when_they_change(tmp_path: Pa
 
 
 def test_saves_made_offline_arrive_later(tmp_path: Path) -> None:
-    with game_server(tmp_path) as (_, endpoint):
+    listen = f"127.0.0.1:{find_free_pair()}"
+    with game_server(tmp_path, listen) as (_, endpoint):
         play(client(tmp_path, endpoint), "\nq\n")
     offline = play(client(tmp_path, endpoint, "--timeout", 0.2), "\n\nq\n")
     assert "playing offline" in offline
     assert "ann has 1 coins" in offline
     assert "ann has 3 coins; saved here, on its way" in offline
     assert "1 saves pending" in offline
-    with game_server(tmp_path, endpoint.removeprefix("http://")) as (server, _):
+    with game_server(tmp_path, listen) as (server, _):
         online = play(client(tmp_path, endpoint, "--timeout", 20), "q\n")
         assert "0 saves pending" in online
         read_until(server, "save/ann is now at 3-")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mynosql.net.ports import find_free_pair
 from tests.faults.processes import PythonChild
 from tests.faults.proxy import Proxy
 from tests.waiting import wait_until
@@ -69,11 +70,8 @@ class Site:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self._stack = stack
-        probe = stack.enter_context(PythonChild(MIRROR, str(folder / "mirror"), "127.0.0.1:0", ""))
-        port = int(probe.read_until("endpoint")["endpoint"].rsplit(":", 1)[1])
-        probe.kill()
-        self.port = port
-        self.proxy = stack.enter_context(Proxy("127.0.0.1", port))
+        self.port = find_free_pair()
+        self.proxy = stack.enter_context(Proxy("127.0.0.1", self.port))
         self.url = f"http://127.0.0.1:{self.proxy.port}"
         self.start_mirror()
 

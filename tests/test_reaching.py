@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.proxy import Proxy, find_free_port
+from mynosql.net.ports import find_free_pair
+from tests.faults.proxy import Proxy
 from tests.mesh import SETTLE_DEADLINE_S, wait_connected, wait_equal
 from tests.waiting import wait_until
 
@@ -59,7 +60,7 @@ def test_an_ipv6_address_to_listen_on_is_remembered(make_db: Callable[..., Any],
 
 def test_mirrors_that_are_reached_by_their_advertised_addresses_only(make_db: Callable[..., Any]) -> None:
     """Each stands behind a proxy, as behind a NAT: what others learn of it is the proxy's address, and that works."""
-    ports = [find_free_port(), find_free_port()]
+    ports = [find_free_pair(), find_free_pair()]
     with Proxy("127.0.0.1", ports[0]) as front, Proxy("127.0.0.1", ports[1]) as back:
         proxies = (front, back)
         urls = [f"http://127.0.0.1:{proxy.port}" for proxy in proxies]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import mynosql
+from mynosql.net.ports import find_free_pair
 from tests.faults.processes import PythonChild
 from tests.mesh import SETTLE_DEADLINE_S, is_connected, wait_connected
 from tests.waiting import wait_until
@@ -29,8 +30,8 @@ def test_a_record_that_one_mirror_has_is_pending_while_two_are_asked_for(
     make_db: Callable[..., Any], tmp_path: Path
 ) -> None:
     one = make_db(mode="mirror", listen="127.0.0.1:0")
-    other = make_db(mode="mirror", listen="127.0.0.1:0", peers=[one.endpoint], location=tmp_path / "other")
-    endpoint = other.endpoint
+    listen = f"127.0.0.1:{find_free_pair()}"
+    other = make_db(mode="mirror", listen=listen, peers=[one.endpoint], location=tmp_path / "other")
     peer = make_db(peers=[one.endpoint], acks=2, location=tmp_path / "peer")
     wait_connected(peer)
     peer.savedoc({"id": "both", "n": 1})
@@ -51,7 +52,7 @@ def test_a_record_that_one_mirror_has_is_pending_while_two_are_asked_for(
     peer.closedb()
     again = make_db(location=tmp_path / "peer")
     assert again.pendingdocs() == ["one"], "acks is remembered"
-    make_db(mode="mirror", listen=endpoint.removeprefix("http://"), location=tmp_path / "other")
+    make_db(mode="mirror", listen=listen, location=tmp_path / "other")
     assert again.waitsync(SETTLE_DEADLINE_S, level="mirrors")
     assert again.pendingdocs() == []
 
@@ -88,11 +89,11 @@ def test_a_mirror_lost_for_ever_after_its_acknowledgement_is_made_up_for_by_its_
 ) -> None:
     """It acknowledges 300 records, told no other mirror, is killed, and its folder is gone."""
     lost_folder, peer_folder = tmp_path / "lost", tmp_path / "peer"
-    with PythonChild(MIRROR, str(lost_folder), "127.0.0.1:0") as lost, PythonChild(
+    listen = f"127.0.0.1:{find_free_pair()}"
+    with PythonChild(MIRROR, str(lost_folder), listen) as lost, PythonChild(
         MIRROR, str(tmp_path / "kept"), "127.0.0.1:0"
     ) as kept:
         endpoints = [child.read_until("endpoint")["endpoint"] for child in (lost, kept)]
-        listen = endpoints[0].removeprefix("http://")
         if is_met_before:
             lost.kill()
         with mynosql.opendb("Test", location=peer_folder, peers=endpoints) as peer:

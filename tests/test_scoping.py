@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mynosql
+from mynosql.net.ports import find_free_pair
 from tests.mesh import SETTLE_DEADLINE_S
 from tests.waiting import wait_until
 
@@ -16,7 +17,7 @@ from tests.waiting import wait_until
 @pytest.fixture
 def mirror(make_db: Callable[..., Any]) -> Any:
     """Three records of each kind."""
-    db = make_db(mode="mirror", listen="127.0.0.1:0")
+    db = make_db(mode="mirror", listen=f"127.0.0.1:{find_free_pair()}")
     db.savedocs({"id": f"{kind}/{number}", "n": number} for kind in "abc" for number in range(3))
     return db
 

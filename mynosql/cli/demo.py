@@ -21,8 +21,9 @@ from typing import Any, NoReturn, TextIO
 from mynosql.cli.demo_process import START_TIMEOUT_S, DemoFailed, NodeProcess
 from mynosql.cli.demo_screen import Screen, View
 from mynosql.cli.demo_tally import Tally
-from mynosql.cli.link import CuttableLink, find_port_pair
+from mynosql.cli.link import CuttableLink
 from mynosql.errors import ListenFailed
+from mynosql.net.ports import find_free_pair
 
 WRITES_PER_S = 400
 FRAME_S = 0.1
@@ -132,7 +133,7 @@ class Demo:
     # The steps
 
     def _start(self) -> None:
-        port, relay_port = find_port_pair(), find_port_pair()
+        port, relay_port = find_free_pair(), find_free_pair()
         self._mirror_options: dict[str, Any] = {
             "mode": "mirror", "listen": f"127.0.0.1:{port}", "advertise": f"http://127.0.0.1:{relay_port}",
         }

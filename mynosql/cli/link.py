@@ -11,21 +11,9 @@ import socket
 import threading
 
 from mynosql.errors import ListenFailed
-from mynosql.net.ports import any_ports
 
 CHUNK_BYTES = 1 << 16
 CONNECT_TIMEOUT_S = 2.0
-
-
-def find_port_pair(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago together with the next one: a node listens on such a pair."""
-    tried = any_ports()
-    for port in tried:
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
-            first.bind((host, port))
-            second.bind((host, port + 1))
-            return port
-    raise ListenFailed(f"no two neighbouring free TCP ports on {host} in {len(tried)} tries: are most of them in use?")
 
 
 class CuttableLink:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from mynosql.errors import ListenFailed
 from mynosql.net.options import PORT_LAST
 from mynosql.net.sockets import Socket, bound_to
 
-ANY_PORTS = range(10_000, 32_000, 2)
+ANY_PORTS = range(16_000, 32_000, 2)
 """Where a pair is looked for when any will do: below the ports that the kernel gives to outgoing connections (from
 32768 on Linux, from 49152 elsewhere). Linux lends the even ones of those first, so that the neighbour of a port that it
 hands out to a listener is soon somebody's, and stays his for a minute after he has closed."""
+KEPT_PORTS = range(10_000, 16_000, 2)
+"""Where find_free_pair() looks: nobody comes across these who lets chance decide."""
 ANY_PORT_ATTEMPTS = 50
 PORT_MAX = 65535
 
@@ -81,21 +84,31 @@ def bind_pair(
     raise taken
 
 
-def any_ports() -> list[int]:
-    """Ports to try in this order when any pair will do; others choose elsewhere, each time."""
-    return _CHANCE.sample(ANY_PORTS, ANY_PORT_ATTEMPTS)
+def find_free_pair(host: str = "127.0.0.1") -> int:
+    """A port that is free together with the next one, for a node that listens there later, and again after a pause.
+
+    Raises ListenFailed.
+    """
+    for port in _CHANCE.sample(KEPT_PORTS, ANY_PORT_ATTEMPTS):
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind((host, port))
+            second.bind((host, port + 1))
+            return port
+    raise ListenFailed(
+        f"no two neighbouring free TCP ports on {host} in {ANY_PORT_ATTEMPTS} tries: are most of them in use?"
+    )
 
 
 def _candidates(port: int | None) -> Iterator[int]:
     if port is None:
         return iter(range(PORT_DEFAULT, PORT_LAST + 1, 2))
-    return iter([port] if port else any_ports())
+    return iter([port] if port else _CHANCE.sample(ANY_PORTS, ANY_PORT_ATTEMPTS))
 
 
-def _bind(socket: Socket, host: str, port: int) -> int:
+def _bind(made: Socket, host: str, port: int) -> int:
     where = Address(host, port)
     try:
-        socket.bind(where.tcp_url)
+        made.bind(where.tcp_url)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(where) from error
@@ -106,7 +119,7 @@ def _bind(socket: Socket, host: str, port: int) -> int:
         else:
             reason = str(error)
         raise ListenFailed(f"cannot listen on {where}: {reason}") from error
-    return int(bound_to(socket).rpartition(":")[2])
+    return int(bound_to(made).rpartition(":")[2])
 
 
 def find_owner(port: int) -> tuple[int, str]:

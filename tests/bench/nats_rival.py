@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mynosql.net.ports import find_free_pair
 from tests.bench.nodes import SAVE_INTERVAL_S, WARM_UP_SAVES, percentiles
 from tests.bench.sync_target import Result, SyncTarget
 from tests.bench.workload import readings
 from tests.faults.processes import PythonChild, emit, receive
-from tests.faults.proxy import Proxy, find_free_port
+from tests.faults.proxy import Proxy
 
 BUCKET = "bench"
 STREAM = f"KV_{BUCKET}"
@@ -49,7 +50,7 @@ class Nats(SyncTarget):
         return {"sync_records_per_s": count / seconds}
 
     def wire(self, folder: Path, count: int) -> Result:
-        with Proxy("127.0.0.1", (leaf_port := find_free_port(1)), port_count=1) as proxy:
+        with Proxy("127.0.0.1", (leaf_port := find_free_pair()), port_count=1) as proxy:
             asyncio.run(self._mirror_all(folder, count, leaf_port=leaf_port, remote_port=proxy.port))
             return {"sync_tcp_bytes": proxy.bytes_total / count}
 
@@ -149,7 +150,7 @@ def _pair(
     folder: Path, sync_interval: str, source_interval: str, leaf_port: int | None = None, remote_port: int | None = None
 ) -> Iterator[tuple[_Server, _Server]]:
     """A server and an empty one that is its leaf; remote_port: where the leaf finds it, if not at its own port."""
-    hub_port = leaf_port or find_free_port(1)
+    hub_port = leaf_port or find_free_pair()
     hub = f"leafnodes {{ listen: 127.0.0.1:{hub_port} }}"
     leaf = f'leafnodes {{ remotes = [ {{ url: "nats-leaf://127.0.0.1:{remote_port or hub_port}" }} ] }}'
     with (
@@ -163,7 +164,7 @@ def _pair(
 def _server(folder: Path, *, sync_interval: str, more: str = "") -> Iterator[_Server]:
     """A nats-server on a free port of loopback, its JetStream domain named as its folder; ended and reaped."""
     folder.mkdir(parents=True)
-    port = find_free_port(1)
+    port = find_free_pair()
     settings = folder / "nats.conf"
     settings.write_text(
         f"listen: 127.0.0.1:{port}\nserver_name: {folder.name}\n"

@@ -12,10 +12,11 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from mynosql.net.ports import find_free_pair
 from tests.bench.sync_target import Result, SyncTarget
 from tests.bench.workload import SEED, readings
 from tests.faults.processes import PythonChild, emit, receive
-from tests.faults.proxy import Proxy, find_free_port
+from tests.faults.proxy import Proxy
 
 BATCH_RECORDS = 1_000
 CHECKED_RECORDS_MAX = 1_000
@@ -60,7 +61,7 @@ class OurNodes(SyncTarget):
 
     def wire(self, folder: Path, count: int) -> Result:
         """The same first sync through a TCP proxy that counts: a check on the nodes' own counting."""
-        port = find_free_port()
+        port = find_free_pair()
         with (
             Proxy("127.0.0.1", port) as proxy,
             start("source_node") as source,

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from mynosql.net.ports import any_ports
+from mynosql.net.ports import ANY_PORTS
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ DELAYED_BYTES_MAX = 4 << 20
 """Bytes on their way in one direction of one delayed connection: 13 MB/s at 300 ms."""
 CALL_DEADLINE_S = 10.0
 CONNECT_DEADLINE_S = 2.0
+BIND_ATTEMPTS = 50
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -372,15 +373,6 @@ class _Pipe:
         self._waiting.append((max(arrives_at, latest), chunk))
 
 
-def find_free_port(count: int = PORTS_OF_A_NODE) -> int:
-    """A port of 127.0.0.1, free together with its neighbours above, for a node that must listen at a known one."""
-    listeners = _bind_neighbours(count, "127.0.0.1")
-    port: int = listeners[0].getsockname()[1]
-    for listener in listeners:
-        listener.close()
-    return port
-
-
 def _reset(end: socket.socket) -> None:
     """Close with RST: the other side learns at once, and no port waits in TIME_WAIT."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -389,7 +381,7 @@ def _reset(end: socket.socket) -> None:
 
 def _bind_neighbours(count: int, host: str) -> list[socket.socket]:
     """Listening sockets on `count` neighbouring free ports of that host."""
-    for port in any_ports():
+    for port in random.SystemRandom().sample(ANY_PORTS, BIND_ATTEMPTS):
         listeners: list[socket.socket] = []
         try:
             for offset in range(count):

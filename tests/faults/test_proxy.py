@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.proxy import LinkState, Proxy, find_free_port
+from mynosql.net.ports import find_free_pair
+from tests.faults.proxy import LinkState, Proxy
 from tests.waiting import wait_until
 
 DEADLINE_S = 10.0
@@ -207,7 +208,7 @@ def test_a_target_that_is_gone_resets_and_a_new_target_is_used(
 
 
 def test_neighbouring_ports_lead_to_neighbouring_ports() -> None:
-    first = find_free_port()
+    first = find_free_pair()
     servers = [EchoServer(first), EchoServer(first + 1)]
     with Proxy("127.0.0.1", first) as proxy:
         for offset, word in ((0, b"router"), (1, b"pub")):

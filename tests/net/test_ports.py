@@ -15,9 +15,8 @@ from mynosql.address import Address
 from mynosql.errors import ListenFailed
 from mynosql.net import ports
 from mynosql.net.options import PORT_LAST
-from mynosql.net.ports import PortTaken, bind_pair, find_owner
+from mynosql.net.ports import PortTaken, bind_pair, find_free_pair, find_owner
 from mynosql.net.sockets import Context, Socket
-from tests.faults.proxy import find_free_port
 from tests.waiting import wait_until
 
 LENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -80,6 +79,13 @@ def test_any_port_is_one_that_can_be_had_again(context: Context) -> None:
     assert all(bind(context, 0)[2] + 1 < lent_from for _ in range(20))
 
 
+def test_a_pair_for_later_is_free_and_nobody_gets_it_by_chance(context: Context) -> None:
+    port = find_free_pair()
+    with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
+        pass
+    assert not set(ports.KEPT_PORTS) & set(ports.ANY_PORTS)
+
+
 def test_the_choice_is_not_the_same_for_applications_that_seed_their_generator(context: Context) -> None:
     found = []
     for _ in range(3):
@@ -91,7 +97,7 @@ def test_the_choice_is_not_the_same_for_applications_that_seed_their_generator(c
 
 
 def test_a_failed_pair_leaves_nothing_bound(context: Context) -> None:
-    port = find_free_port() + 1
+    port = find_free_pair() + 1
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(PortTaken) as got:
             bind(context, port - 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mynosql.address import Address
 from mynosql.net.options import Listening, NetOptions
+from mynosql.net.ports import find_free_pair
 from mynosql.sync.effects import Link, LinkKind
 from tests.net.recorder import TOPIC, Node, Recorder
 from tests.sim.network import Host, Network, NetworkOptions
@@ -109,7 +110,7 @@ class RealStation(Station):
         self.seen = self._node.seen
 
     def listen(self) -> None:
-        self.there = self._node.listen(self.there.address.port if self.there else 0)
+        self.there = self._node.listen(self.there.address.port if self.there else find_free_pair())
 
     def dial(self, other: Station) -> Link:
         assert isinstance(other, RealStation)

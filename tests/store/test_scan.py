@@ -68,8 +68,8 @@ def test_a_page_reads_few_blocks_of_few_segments(monkeypatch: pytest.MonkeyPatch
         seal(store)
     store.drop_caches()
     read: list[int] = []
-    original = sealed.shard.read_head
-    monkeypatch.setattr(sealed.shard, "read_head", lambda f, ref: read.append(ref.number) or original(f, ref))  # type: ignore
+    original = sealed.shard.read_head_bytes
+    monkeypatch.setattr(sealed.shard, "read_head_bytes", lambda f, ref: read.append(ref.number) or original(f, ref))  # type: ignore
     assert len(store.entries(key("3-1200"), None, live_only=False, limit=10)) == 10
     segment = store._sealed.segments[3]
     assert set(read) <= set(range(segment.block_first, segment.block_last + 1))
@@ -91,8 +91,8 @@ def test_missing_names_live_ids_without_a_body_and_reads_no_other_blocks(monkeyp
     seal(store)
     store.drop_caches()
     read: set[int] = set()
-    original = sealed.shard.read_head
-    monkeypatch.setattr(sealed.shard, "read_head", lambda f, ref: read.add(ref.number) or original(f, ref))  # type: ignore
+    original = sealed.shard.read_head_bytes
+    monkeypatch.setattr(sealed.shard, "read_head_bytes", lambda f, ref: read.add(ref.number) or original(f, ref))  # type: ignore
     assert [entry.id_key for entry in store.missing(b"", 100)] == [key(id) for id in wanted]
     assert read == {0, 2}
     assert store.missing(b"", 0) == []
@@ -102,7 +102,7 @@ def test_nothing_is_scanned_for_missing_bodies_when_none_is_missing(
     layered: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layered.drop_caches()
-    monkeypatch.setattr(sealed.shard, "read_head", None)
+    monkeypatch.setattr(sealed.shard, "read_head_bytes", None)
     assert layered.missing(b"", 10) == []
 
 
