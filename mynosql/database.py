@@ -36,7 +36,7 @@ from mynosql.options import OpenOptions, check_mode
 from mynosql.record import join, split
 from mynosql.rejecting import RejectWatchers, rejections_of
 from mynosql.revision import conflicts_of, rev_string
-from mynosql.row import Entry, Leaf
+from mynosql.row import Entry, Leaf, Leaves
 from mynosql.scope import check_scope, is_within
 from mynosql.views import Change, CheckReport, Conflict, DocInfo, Level, Rejection, SyncStatus
 
@@ -403,13 +403,17 @@ class MyNoSQL:
         """
         node = self._node()
         id_key = pack_id(id)
+        losers = self._losers(node, id_key, id)
+        if any(not leaf.deleted and node.reading.read_leaf(id_key, leaf) is None for leaf in losers):
+            node.reading.fetch_leaves(id_key, timeout)
+            losers = self._losers(node, id_key, id)  # what came may be newer
+        return [self._conflict(node, id_key, id, leaf) for leaf in losers]
+
+    def _losers(self, node: OpenDatabase, id_key: bytes, id: Hashable) -> Leaves:
         entry = node.reading.find(id_key)
         if entry is None:
             raise RecordNotFound(f"no record {id!r} is known here", id=id)
-        losers = conflicts_of(entry.leaves)
-        if any(not leaf.deleted and node.reading.read_leaf(id_key, leaf) is None for leaf in losers):
-            node.reading.fetch_leaves(id_key, timeout)
-        return [self._conflict(node, id_key, id, leaf) for leaf in losers]
+        return conflicts_of(entry.leaves)
 
     def _conflict(self, node: OpenDatabase, id_key: bytes, id: Hashable, leaf: Leaf) -> Conflict:
         body = None if leaf.deleted else node.reading.read_leaf(id_key, leaf)

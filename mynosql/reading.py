@@ -100,7 +100,7 @@ class Reading:
                 raise RecordNotFound(f"no record {id!r} exists", id=id)
             reason = "no mirror is connected"
             if self._replica.has_live_mirror and timeout_s > 0:
-                fetch = self._fetch(id_key, timeout_s, confirm)
+                fetch = self._fetch(id_key, timeout_s, confirm=confirm)
                 if fetch.is_absent and self._store.find(id_key) is None:
                     raise RecordNotFound(f"no record {id!r} exists, says the mirror", id=id)
                 reason = _REASONS.get(fetch.outcome) or f"no mirror delivered it within {timeout_s:g} s"
@@ -124,8 +124,10 @@ class Reading:
             known = "is outside of the index scope"
         raise RecordUnavailable(f"record {id!r} {known}: {reason}", id=id)
 
-    def _fetch(self, id_key: bytes, timeout_s: float, confirm: bool) -> Fetch:
-        (fetch,) = self._replica.fetch([id_key], timeout_s, confirm, time.monotonic())
+    def _fetch(
+        self, id_key: bytes, timeout_s: float, *, confirm: bool = False, all_leaves: bool = False
+    ) -> Fetch:
+        (fetch,) = self._replica.fetch([id_key], timeout_s, confirm, time.monotonic(), all_leaves=all_leaves)
         self._wake()
         if not self._workers.wait(lambda: fetch.is_done or self._is_closed(), timeout_s) or not fetch.is_done:
             self._replica.cancel_fetch(fetch)
@@ -153,7 +155,7 @@ class Reading:
         """Bodies of all leaves of this id are asked for; returns when they came or the time is over."""
         with self._lock:
             if self._replica.has_live_mirror and timeout_s > 0:
-                self._fetch(id_key, timeout_s, False)
+                self._fetch(id_key, timeout_s, all_leaves=True)
 
     @mended
     def read_leaf(self, id_key: bytes, leaf: Leaf) -> bytes | None:

@@ -247,7 +247,9 @@ class Replica:
             fetch.is_done = True
         self._fetches.clear()
 
-    def fetch(self, id_keys: Sequence[bytes], timeout_s: float, confirm: bool, now: float) -> list[Fetch]:
+    def fetch(
+        self, id_keys: Sequence[bytes], timeout_s: float, confirm: bool, now: float, *, all_leaves: bool = False
+    ) -> list[Fetch]:
         """Ask the mirrors for these records; each result's is_done tells when it is over."""
         fetches: list[Fetch] = []
         wanted: list[Wanted] = []
@@ -259,7 +261,8 @@ class Replica:
             entry = self.store.find(id_key)
             version = None if entry is None else Version(entry.winner.hlc, entry.winner.node)
             wanted.append(Wanted(
-                request=fetch.request, id_key=id_key, deadline=now + timeout_s, confirm=confirm, version=version
+                request=fetch.request, id_key=id_key, deadline=now + timeout_s, confirm=confirm, version=version,
+                all_leaves=all_leaves,
             ))
         self._perform(self.node.fetch_many(wanted, now), now)
         return fetches

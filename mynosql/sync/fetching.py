@@ -37,6 +37,8 @@ class Wanted:
     """The caller asks whether the id exists: the first full mirror's "no" is the answer."""
     version: Version | None = None
     """The winner that the index named when the read began: an answer that does not cover it is too old."""
+    all_leaves: bool = False
+    """The bodies of all leaves are wanted, not only the winner's: what one mirror lacks is asked of the next."""
 
 
 class Query:
@@ -313,27 +315,30 @@ class Fetcher:
 
     def _on_row(self, query: Query, dialled: Dialled, row: Row) -> None:
         if row.bodies[0] is not None or row.leaves[0].deleted:
-            for want in list(query.wants):
+            for want in [want for want in query.wants if not want.all_leaves]:
                 version = want.version
                 if version is None or any(is_in_past(version, leaf) for leaf in row.leaves):
                     self._done(query, want, fx.Outcome.FOUND, row)
-        if query.wants:  # the winner is not held there, or older than what our index knew when the read began
+        if not all(want.all_leaves for want in query.wants):
+            # The winner is not held there, or older than what our index knew when the read began.
             self._next_mirror(query, dialled)
-        elif query.is_fill:  # the answer may be older than what we lack, or lack a leaf itself
+        elif query.is_wanted:  # the answer may be older than what we lack, or lack a leaf itself
             self._hub.ask(
                 lambda token: fx.ReadBodies(token=token, id_keys=(query.id_key,), body_bytes_max=0, bytes_max=1),
-                partial(self._on_checked, query, dialled),
+                partial(self._on_checked, query, dialled, row),
             )
         else:
             self._end_fill(query)
 
-    def _on_checked(self, query: Query, dialled: Dialled, result: fx.Held | fx.Failed) -> None:
+    def _on_checked(self, query: Query, dialled: Dialled, row: Row, result: fx.Held | fx.Failed) -> None:
         """What is missing here still is asked of the next mirror."""
         held = result.rows[0] if isinstance(result, fx.Held) and result.rows else None
         if held is not None and held.held != (1 << len(held.row.leaves)) - 1:
             self._gave_all(query, dialled)
             self._flush()
         elif self._queries.get(query.id_key) is query:
+            for want in list(query.wants):
+                self._done(query, want, fx.Outcome.FOUND, row)
             self._end_fill(query)
 
     def _end_fill(self, query: Query) -> None:

@@ -315,11 +315,12 @@ class Node:
 
     def fetch(
         self, request: int, id_key: bytes, deadline: float, now: float, *, confirm: bool = False,
-        version: Version | None = None,
+        version: Version | None = None, all_leaves: bool = False,
     ) -> list[fx.Effect]:
         """A mirror is asked for that record, with the bodies of all its leaves; FetchDone follows."""
-        wanted = Wanted(request=request, id_key=id_key, deadline=deadline, confirm=confirm, version=version)
-        return self.fetch_many((wanted,), now)
+        return self.fetch_many([Wanted(
+            request=request, id_key=id_key, deadline=deadline, confirm=confirm, version=version, all_leaves=all_leaves
+        )], now)
 
     def fetch_many(self, wanted: Sequence[Wanted], now: float) -> list[fx.Effect]:
         """As fetch, for several records in as few messages as possible."""

@@ -373,7 +373,9 @@ class Story:
         lost = {id: (rev, listing.get(id)) for id, rev in self.revs.items() if listing.get(id) != [rev]}
         assert not lost, f"{len(lost)} records are not what was saved (saved, found): {dict(list(lost.items())[:5])}"
         for reader in (mesh.mirrors[0], mesh.peers[1]):
-            read = reader.ask("read", prefix=cell.prefix)["texts"]
+            answer = reader.ask("read", prefix=cell.prefix)
+            assert not answer["not_held"], f"{reader} cannot read all leaves: {answer['not_held']}; {mesh.looks()}"
+            read = answer["texts"]
             wrong = [id for id, text in self.texts.items() if id.startswith(cell.prefix) and read.get(id) != text]
             assert not wrong, f"{reader} reads another text in {wrong[:5]}"
             for id, marks in self.marks.items():

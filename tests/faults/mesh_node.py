@@ -203,7 +203,7 @@ class Node:
         }
 
     def do_digest(self) -> dict[str, Any]:
-        """Equal for nodes with equal indexes; a mirror reads every body as well."""
+        """Equal for nodes with equal indexes."""
         state = hashlib.blake2b(digest_size=16)
         for id, leaves in self._listing():
             state.update(repr((id, leaves)).encode())
@@ -219,14 +219,20 @@ class Node:
             yield id, [str(info.rev), *sorted(conflict.rev for conflict in conflicts)]
 
     def do_read(self, prefix: str) -> dict[str, Any]:
-        """The digest of each record's text, read here or fetched; for a shared one the marks of all its leaves."""
+        """The digest of each record's text, read here or fetched; for a shared one the marks of all its leaves.
+
+        not_held: the leaves that could not be read, per id.
+        """
         texts: dict[str, Any] = {}
+        not_held: dict[str, list[str]] = {}
         for id in self.db.listdocs(prefix):
             rec = self.db.readdoc(id, timeout=READ_TIMEOUT_S)
-            others = [conflict.rec for conflict in self.db.getconflicts(id, timeout=READ_TIMEOUT_S)]
-            marks = {mark for one in (rec, *others) if one for mark in one.get("marks", ())}
+            others = self.db.getconflicts(id, timeout=READ_TIMEOUT_S)
+            if not all(other.held for other in others):
+                not_held[id] = [f"{other.rev} by {other.node}" for other in others if not other.held]
+            marks = {mark for one in (rec, *(other.rec for other in others)) if one for mark in one.get("marks", ())}
             texts[id] = sorted(marks) if "marks" in rec else _digest(rec["text"])
-        return {"texts": texts}
+        return {"texts": texts, "not_held": not_held}
 
     def do_traffic(self) -> dict[str, Any]:
         traffic = self.traffic

@@ -232,12 +232,17 @@ class Mesh:
         """All nodes know that many records at the same leaves, owe nothing, and mirrors hold every body."""
 
         def are_equal() -> bool:
-            looks = self.looks()
-            if not all(is_settled(look, record_count) for look in looks.values()):
-                return False
-            return len({node.ask("digest")["digest"] for node in self.running}) == 1
+            # Settled afterwards: until the indexes were equal a mirror may hear of one more body to be fetched.
+            return (
+                self._is_settled(record_count)
+                and len({node.ask("digest")["digest"] for node in self.running}) == 1
+                and self._is_settled(record_count)
+            )
 
         wait_until(are_equal, within_s, lambda: f"{record_count} equal records everywhere: {self.describe()}")
+
+    def _is_settled(self, record_count: int) -> bool:
+        return all(is_settled(look, record_count) for look in self.looks().values())
 
     def describe(self) -> str:
         """For a failure: what each node says, and where their indexes differ."""

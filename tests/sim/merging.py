@@ -119,7 +119,7 @@ class MergingProcess:
         """Asked for, and not waited for: they are looked for again when the record is due next."""
         replica = self.process.replica
         if replica.has_live_mirror:
-            replica.fetch([id_key], FETCH_S, False, self.process.time.now)
+            replica.fetch([id_key], FETCH_S, False, self.process.time.now, all_leaves=True)
 
     def merge(self, id_key: bytes, body: bytes, seen: Leaves) -> Leaf | None:
         machine, ledger = self.process.machine, self.process.replica.ledger

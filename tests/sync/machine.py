@@ -147,12 +147,15 @@ class Machine:
         return () if row is None else row.leaves
 
     def fetch(
-        self, id: str, *, timeout_s: float = 5.0, confirm: bool = False, version: Version | None = None
+        self, id: str, *, timeout_s: float = 5.0, confirm: bool = False, version: Version | None = None,
+        all_leaves: bool = False,
     ) -> int:
         request = self._next_request
         self._next_request += 1
         now = self.world.now
-        self.perform(self.node.fetch(request, pack_id(id), now + timeout_s, now, confirm=confirm, version=version))
+        self.perform(self.node.fetch(
+            request, pack_id(id), now + timeout_s, now, confirm=confirm, version=version, all_leaves=all_leaves
+        ))
         return request
 
     def outcome(self, request: int) -> fx.Outcome | None:

@@ -61,8 +61,6 @@ def test_an_answer_that_is_older_than_what_we_know_does_not_replace_it() -> None
     mirror.save("0", b"newer")
     world.settle()
     request = peer.fetch("0")
-    asked = [message.request for message in peer.node._hub.fetcher._sides.values() for message in []]
-    assert asked == []
     fetch_request = next(iter(next(iter(peer.node._hub.fetcher._sides.values())).flight))
     link = fx.Link.dial(mirror.address)
 
@@ -118,6 +116,33 @@ def test_not_held_leads_to_the_next_mirror() -> None:
     world.run(25.0)
     assert peer.node.connected == 1
     assert [address.host for address in peer.links] == ["m1"]
+
+
+@obeys("Who wants all leaves of a record asks the next mirror for those that one lacks.")
+def test_a_mirror_without_the_loser_is_not_the_last_one() -> None:
+    """A mirror that had yet to fill gave the winner, and the loser counted as held nowhere."""
+    world = World(seed=1)
+    first = world.mirror("m1", knows=["m2"])
+    second = world.mirror("m2", knows=["m1"])
+    peer = world.peer("p1", knows=["m1", "m2"])
+    world.settle()
+    world.cut("m1", "m2")
+    first.save("a", b"one")
+    second.save("a", b"two")
+    world.heal()
+    world.settle()
+    world.run(1.0)
+    assert peer.follows == "m1"
+    assert len(peer.leaves("a")) == 2
+    for mirror, lacks in ((first, 1), (second, 0)):
+        row = mirror.store.rows[pack_id("a")]
+        bodies = tuple(None if leaf == lacks else body for leaf, body in enumerate(row.bodies))
+        mirror.store.rows[pack_id("a")] = row._replace(bodies=bodies)
+
+    found = done(world, peer, peer.fetch("a", all_leaves=True))
+
+    assert found.outcome is fx.Outcome.FOUND
+    assert None not in peer.store.rows[pack_id("a")].bodies
 
 
 def test_what_nobody_holds_ends_as_not_held() -> None:
