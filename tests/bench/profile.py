@@ -85,7 +85,7 @@ def profile_saving(folder: Path, recs: Sequence[dict[str, Any]]) -> tuple[list[S
                 Stage("record apart: id, rev, a copy of the body (`record.split`)", timed(split, recs)),
                 Stage("body packed and checked (`codec.pack_record`)", timed(pack_record, bodies)),
                 Stage("id packed so that it sorts (`idkey.pack_id`)", timed(pack_id, [rec["id"] for rec in recs])),
-                Stage("is the id known? (`store.find`: memtable, caches, filter)", timed(find, id_keys)),
+                Stage("is the id known? (`store.reader`: memtable, caches, filter)", timed(find, id_keys)),
                 Stage("clock, digest, revision (`ledger`)", timed(lambda body: ledger._new_leaf(body, 1), packed)),
             ]
             leaves = [ledger._new_leaf(body, 1) for body in packed]
